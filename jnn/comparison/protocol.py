@@ -1,0 +1,329 @@
+"""How optimizers are compared: studies as the unit, each a complete replication.
+
+A study has its own split of the data, its own search points, one tuning seed, its own winner by validation loss, and one
+final run of the winner on a fresh seed, judged on a test part that tuning never saw. Everything but the optimizer is the same
+for every optimizer of a study: the split, the points of the unit cube, the initial parameters, the batches. So the luck of
+tuning, of initialisation and of the data is inside every interval (Bouthillier et al. 2021, arXiv:2103.03098), and a
+difference is a difference between optimizers.
+
+All runs of a (task, optimizer) go through one compiled program over `lanes` runs at a time, the final runs as well.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jnn.comparison.entrants import Entrant, build, enter, takes_traced
+from jnn.comparison.errors import InputError
+from jnn.comparison.spaces import Space
+from jnn.comparison.tasks import DEFAULT_TASKS, Examples, Task, find_task
+from jnn.data.orders import batch_order, shuffled
+from jnn.populations import chunks, cores
+from jnn.trainings import count_examples, evaluate, fit, take, training
+from jnn.types import TrainState
+
+
+def compare(
+    optimizers: Mapping[str, Callable],
+    tasks: Sequence[str | Task] = DEFAULT_TASKS,
+    *,
+    reference: str = "adam",
+    spaces: Mapping[str, Mapping[str, Any]] = {},
+    trials: int = 8,
+    studies: int = 32,
+    margin: float = 0.01,
+    seed: int = 0,
+    out=None,
+    overwrite: bool = False,
+):
+    """Tunes every optimizer on every task with the same budget, and judges it against the reference.
+
+    optimizers: name -> factory, a function of keyword hyperparameters (at least `learning_rate`) that returns a pair
+        (init, update), jnn's, optax's or your own. A factory that takes `steps` is told the horizon and brings its own
+        schedule; the updates of the others are scaled by the task's.
+    tasks: names, or Task objects.
+    reference: the name of the optimizer that the others are judged against.
+    spaces: name -> hyperparameter -> `jnn.log_uniform(low, high)`, `jnn.uniform(low, high)` or a number. A learning rate
+        that is not named gets the default of `jnn.comparison.spaces`.
+    trials: search points per study. studies: complete replications, the unit of every interval.
+    margin: the share of the reference's loss under which a difference does not matter.
+    out: a folder for the report, the figures and the results; refused where it holds results, unless `overwrite`.
+
+    Returns a Comparison: `.verdicts`, `.trials` (DataFrames), `.curves`; it prints as its table of verdicts.
+    Raises InputError, a ValueError, before anything runs; DataError where a task's data cannot be had.
+    """
+    from jnn.comparison.report import claim_folder, write_report
+    from jnn.comparison.results import collect
+
+    plan = make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, seed)
+    folder = None if out is None else claim_folder(out, overwrite)
+    began = time.monotonic()
+    cells = run(plan)
+    comparison = collect(plan, cells, time.monotonic() - began)
+    if folder is not None:
+        write_report(comparison, folder)
+    return comparison
+
+
+class Plan(NamedTuple):
+    """A comparison that has been checked and can run."""
+
+    tasks: list[Task]
+    entrants: list[Entrant]
+    reference: str
+    trials: int
+    studies: int
+    margin: float
+    seed: int
+    lanes: int  # runs at a time in one program
+    traced: dict[tuple[str, str], bool]  # (task, optimizer) -> hyperparameters are arguments of the program
+    examples: dict[str, Examples]
+
+
+def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, seed) -> Plan:
+    """Checks everything that can be checked without training. Raises InputError or DataError."""
+    for name, value, least in (("trials", trials, 1), ("studies", studies, 2)):
+        if not isinstance(value, int | np.integer) or value < least:
+            why = ": an interval needs at least two" if name == "studies" and value == 1 else ""
+            raise InputError(f"{name} must be a whole number of at least {least}, got {value}{why}")
+    if not 0 <= margin < 1:
+        raise InputError(f"margin is a share of the reference's loss and lies in [0, 1), got {margin}")
+    if isinstance(tasks, str) or not tasks:
+        raise InputError(f"tasks must be a list of at least one name, got {tasks!r}")
+    found = [find_task(task) for task in tasks]
+    names = [task.name for task in found]
+    if len(set(names)) < len(names):
+        raise InputError(f"a task is named twice: {', '.join(names)}")
+    if reference not in optimizers:
+        raise InputError(f"the reference {reference!r} is not among the optimizers {', '.join(optimizers) or '(none)'}")
+    if len(optimizers) < 2:
+        raise InputError(f"there is nothing to compare {reference} with: give at least one other optimizer")
+    for name in spaces:
+        if name not in optimizers:
+            raise InputError(f"a space is given for {name!r}, which is not among the optimizers {', '.join(optimizers)}")
+    entrants = [enter(name, factory, spaces.get(name, {})) for name, factory in optimizers.items()]
+
+    examples, traced = {}, {}
+    for task in found:
+        examples[task.name] = Examples(*task.load())
+        size = count_examples(examples[task.name].pool, task.name)
+        held_out = task.validation + (task.test if examples[task.name].test is None else 0)
+        if size - held_out < task.batch_size:
+            raise InputError(f"{task.name}: {size} examples less {held_out} held out do not fill a batch of {task.batch_size}")
+        batch = _a_batch(task, examples[task.name].pool)
+        for entrant in entrants:
+            traced[task.name, entrant.name] = takes_traced(entrant, task, batch)
+    # On a CPU a program over the studies of one trial serves the final runs too, and no lane is idle. An accelerator takes
+    # all trials at once in the time of one.
+    lanes = studies if jax.default_backend() == "cpu" else min(studies * trials, 1024)
+    return Plan(found, entrants, reference, trials, studies, margin, seed, lanes, traced, examples)
+
+
+class Start(NamedTuple):
+    """What a run of a study starts from, the same for every optimizer."""
+
+    params: Any
+    state: Any
+    key: Any
+    order: Any  # int32 (steps, batch), indices into the pool
+    validation: Any  # int32 (validation,), indices into the pool
+    test: Any  # int32 (test,), indices into the pool; () where the task has an official test part
+    initial: Any  # {"validation": scores, "test": scores} before training
+
+
+class Cell(NamedTuple):
+    """All runs of one optimizer on one task. Losses of diverged runs are those at initialisation."""
+
+    hyperparameters: dict[str, np.ndarray]  # (studies, trials)
+    tune_validation: np.ndarray  # (studies, trials)
+    tune_diverged: np.ndarray  # bool (studies, trials)
+    winner: np.ndarray  # int (studies,), index of the trial
+    final: dict[str, dict[str, np.ndarray]]  # "validation" | "test" -> score -> (studies,)
+    final_diverged: np.ndarray  # bool (studies,)
+    curves: dict[str, np.ndarray]  # "step" (points,); "training", "validation" (studies, points)
+
+
+def run(plan: Plan) -> dict[tuple[str, str], Cell]:
+    """Runs all cells of a plan, one on each core at a time, and shows the progress."""
+    from jnn.comparison.progress import Progress
+
+    stop = threading.Event()
+    cells = [(task, entrant) for task in plan.tasks for entrant in plan.entrants]
+    setups = {task.name: Setup(task, plan) for task in plan.tasks}
+    with Progress(len(cells) * (plan.trials + 1) * plan.studies) as progress:
+
+        def work(task, entrant):
+            def advance(runs):
+                if stop.is_set():
+                    raise CancelledError
+                progress.advance(runs, f"{task.name} with {entrant.name}")
+
+            return run_cell(plan, setups[task.name], entrant, advance=advance)
+
+        with ThreadPoolExecutor(cores()) as pool:
+            futures = {(task.name, entrant.name): pool.submit(work, task, entrant) for task, entrant in cells}
+            try:
+                done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            finally:  # nothing is left to stop, unless a cell failed or the user interrupted
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+    return {key: future.result() for key, future in futures.items()}
+
+
+class Setup:
+    """A task's data on the device and its program of starts, shared by all its optimizers."""
+
+    def __init__(self, task: Task, plan: Plan):
+        self.task = task
+        self.data = jax.tree.map(jnp.asarray, plan.examples[task.name])
+        self._key = jax.random.key(plan.seed)
+        self._program = jax.jit(jax.vmap(partial(_start, task), in_axes=(None, 0, None, None)))
+        self._lock = threading.Lock()  # compiled by one thread, not by each
+        self._recent = lru_cache(maxsize=4)(self._make)
+
+    def starts(self, studies: tuple[int, ...], purpose: int) -> "Start":
+        """The starts of one run in each of `studies`, with leading axis (studies,)."""
+        with self._lock:
+            return self._recent(studies, purpose)
+
+    def _make(self, studies, purpose):
+        return self._program(self._key, np.asarray(studies), purpose, self.data)
+
+
+SPLIT, FINAL, TUNE = 0, 1, 2  # what a study's keys are for; TUNE + arm where an optimizer is compared with itself
+
+
+def _start(task: Task, key, study, purpose, data: Examples) -> Start:
+    """The start of one run of a study: its split from one key, all else from the key of its purpose."""
+    study_key = jax.random.fold_in(key, study)
+    init_key, order_key, noise_key = jax.random.split(jax.random.fold_in(study_key, purpose), 3)
+
+    examples = count_examples(data.pool, task.name)
+    held_out = task.validation + (task.test if data.test is None else 0)
+    split = shuffled(jax.random.fold_in(study_key, SPLIT), jnp.arange(examples), examples)
+    validation, test, train = split[: task.validation], split[task.validation : held_out], split[held_out:]
+    params, state = task.objective.init(init_key, _a_batch(task, data.pool))
+    order = train[batch_order(order_key, jnp.int32(0), task.steps, train.shape[0], task.batch_size)]
+    initial = _scores(task, params, state, data, validation, test)
+    return Start(params, state, noise_key, order, validation, test, initial)
+
+
+def _a_batch(task: Task, pool):
+    """The shapes and dtypes of a batch."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((task.batch_size, *a.shape[1:]), a.dtype), pool)
+
+
+def _scores(task, params, state, data: Examples, validation, test):
+    held_out = take(data.pool, test) if data.test is None else data.test
+    return {
+        "validation": evaluate(task.objective, params, state, take(data.pool, validation)),
+        "test": evaluate(task.objective, params, state, held_out),
+    }
+
+
+def _run(task: Task, entrant: Entrant, hyperparameters, start: Start, data: Examples):
+    """One training run: final scores, curves, and whether every loss was finite."""
+    optimizer = build(entrant, task, hyperparameters)
+    opened = TrainState(start.params, start.state, optimizer.init(start.params), start.key, jnp.zeros([], jnp.int32))
+    every = task.steps // task.points
+    fitted = fit(
+        training(task.objective, optimizer),
+        data.pool,
+        key=start.key,
+        steps=task.steps,
+        order=start.order,
+        start=opened,
+        eval_data=take(data.pool, start.validation),
+        eval_every=every,
+    )
+    losses, validation = fitted.history["loss"], fitted.history["eval"]
+    end = fitted.train_state
+    return {
+        "training": jnp.mean(losses[: task.points * every].reshape(task.points, every), axis=1),
+        "validation": validation["loss"],
+        "finite": jnp.all(jnp.isfinite(losses)) & jnp.all(jnp.isfinite(validation["loss"])),
+        "final": _scores(task, end.params, end.state, data, start.validation, start.test),
+        "initial": start.initial,
+    }
+
+
+def run_cell(plan: Plan, setup: Setup, entrant: Entrant, *, arm: int = 0, advance=lambda runs: None) -> Cell:
+    """Tunes an optimizer in every study, and runs the winners anew.
+
+    arm: another number gives other search points and tuning seeds in the same studies, to compare an optimizer with itself.
+    """
+    studies, trials = np.arange(plan.studies), plan.trials
+    values = search_points(plan.seed, arm, plan.studies, trials, entrant.space)
+    runs = _runs(plan, setup, entrant, advance)
+
+    # one trial of all studies after another
+    tuned = runs({name: a.T.ravel() for name, a in values.items()}, np.tile(studies, trials), TUNE + arm)
+    tuned = jax.tree.map(lambda a: a.reshape(trials, plan.studies, *a.shape[1:]).swapaxes(0, 1), tuned)
+    loss, initial = tuned["final"]["validation"]["loss"], tuned["initial"]["validation"]["loss"]
+    diverged = ~tuned["finite"] | ~(loss <= initial)
+    winner = np.argmin(np.where(diverged, np.inf, loss), axis=1)
+
+    final = runs({name: a[studies, winner] for name, a in values.items()}, studies, FINAL)
+    scores, at_start = final["final"], final["initial"]
+    final_diverged = ~final["finite"] | ~(scores["validation"]["loss"] <= at_start["validation"]["loss"])
+    every = setup.task.steps // setup.task.points
+    return Cell(
+        hyperparameters=values,
+        tune_validation=np.where(diverged, initial, loss),
+        tune_diverged=diverged,
+        winner=winner,
+        final=jax.tree.map(lambda end, start: np.where(final_diverged, start, end), scores, at_start),
+        final_diverged=final_diverged,
+        curves={
+            "step": every * np.arange(1, setup.task.points + 1),
+            "training": final["training"],
+            "validation": final["validation"],
+        },
+    )
+
+
+def _runs(plan: Plan, setup: Setup, entrant: Entrant, advance):
+    """-> a function (hyperparameters of each run, study of each run, purpose) -> what `_run` returns, stacked."""
+    task, data = setup.task, setup.data
+    one_run = partial(_run, task, entrant)
+    traced = plan.traced[task.name, entrant.name]
+    program = jax.jit(jax.vmap(one_run, in_axes=(0, 0, None)))
+
+    @cache
+    def program_for(items):  # the factory needs numbers: a program for each trial, of one lane
+        return jax.jit(jax.vmap(lambda start, data: one_run(dict(items), start, data), in_axes=(0, None)))
+
+    def runs(hyperparameters, studies, purpose):
+        results, lanes = [], plan.lanes if traced else 1
+        for chunk_values, chunk in chunks((hyperparameters, studies), lanes):
+            start = setup.starts(tuple(chunk.tolist()), purpose)
+            if traced:
+                result = program({name: a.astype(np.float32) for name, a in chunk_values.items()}, start, data)
+            else:
+                result = program_for(tuple((name, float(a[0])) for name, a in chunk_values.items()))(start, data)
+            results.append(jax.device_get(result))
+            advance(min(lanes, len(studies) - lanes * (len(results) - 1)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(studies)], *results)
+
+    return runs
+
+
+def search_points(seed: int, arm: int, studies: int, trials: int, space: Mapping[str, Space]) -> dict[str, np.ndarray]:
+    """-> name -> (studies, trials):  a Latin hypercube for each study, the same points of the unit cube for every optimizer.
+
+    Each hyperparameter, in the order of the space, has one point in each of `trials` equal parts of its interval, at a random
+    place in it. McKay, Beckman & Conover 1979."""
+    points = np.empty((len(space), studies, trials))
+    for j, study in np.ndindex(len(space), studies):
+        random = np.random.default_rng([seed, arm, study, j])  # so that adding a dimension or a study changes no other
+        points[j, study] = (random.permutation(trials) + random.random(trials)) / trials
+    return {name: interval.value(points[j]) for j, (name, interval) in enumerate(space.items())}

@@ -1,0 +1,103 @@
+"""A comparison as files: one page that needs nothing else, the figures, the results."""
+
+import csv
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from jnn.comparison.errors import InputError
+from jnn.comparison.figures import pictures, svg
+from jnn.comparison.results import Comparison
+from jnn.comparison.rows import HEADINGS, cost, headline, rows
+
+RESULTS = ("report.html", "results.json", "trials.csv", "figures")
+
+
+def claim_folder(folder, overwrite: bool) -> Path:
+    """Makes the folder if need be and tries that it can be written. Raises InputError where it cannot, or where it holds
+    results and `overwrite` is not set."""
+    path = Path(folder)
+    held = [name for name in RESULTS if (path / name).exists()] if path.is_dir() else []
+    if held and not overwrite:
+        raise InputError(f"{path} holds results already ({', '.join(held)}): choose another folder, or say to overwrite it")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"the output folder {path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def write_report(comparison: Comparison, folder: Path):
+    """report.html, results.json, trials.csv, and figures/ as SVG and PDF. Each file is complete or absent."""
+    (folder / "figures").mkdir(exist_ok=True)
+    _write(folder / "results.json", comparison.to_json())
+    with (folder / "trials.csv.part").open("w", newline="") as file:
+        table = comparison.trials
+        writer = csv.writer(file)
+        writer.writerow(table.columns)
+        for record in table.itertuples(index=False):
+            writer.writerow([json.dumps(value) if isinstance(value, dict) else value for value in record])
+    os.replace(folder / "trials.csv.part", folder / "trials.csv")
+    sections = []
+    for title, caption, drawn in pictures(comparison):
+        images = []
+        for picture in drawn:
+            image = svg(picture)
+            _write(folder / "figures" / f"{picture.name}.svg", image)
+            picture.figure.savefig(folder / "figures" / f"{picture.name}.pdf", metadata={"CreationDate": None})
+            images.append((f"{title}: {picture.task}", image[image.index("<svg") :]))
+        sections.append((title, caption, images))
+    _write(folder / "report.html", page(comparison, sections))
+
+
+def page(comparison: Comparison, sections) -> str:
+    """The report as one HTML page. sections: (title, caption, [(label, svg)])."""
+    return _template("report.html.j2").render(
+        comparison=comparison,
+        protocol=comparison.protocol,
+        environment=comparison.environment,
+        headings=HEADINGS,
+        rows=rows(comparison),
+        headline=headline(comparison),
+        cost=cost(comparison),
+        notes=comparison.notes(),
+        scores=_scores(comparison),
+        sections=sections,
+    )
+
+
+def fragment(comparison: Comparison) -> str:
+    """The verdict table as HTML, for notebooks."""
+    return _template("verdicts.html.j2").render(
+        protocol=comparison.protocol,
+        headings=HEADINGS,
+        rows=rows(comparison),
+        headline=headline(comparison),
+        cost=cost(comparison),
+    )
+
+
+def _scores(comparison: Comparison):
+    """task -> [(optimizer, [(score, mean, standard deviation)], diverged finals)] of the final runs."""
+    columns = [column for column in comparison.trials.columns if column.startswith("test_")]
+    found: dict[str, list] = {}
+    for (task, name), group in comparison.finals().groupby(["task", "optimizer"], sort=False):
+        cells = [(c.removeprefix("test_"), group[c].mean(), group[c].std()) for c in columns if group[c].notna().any()]
+        found.setdefault(str(task), []).append((name, cells, int(group.diverged.sum())))
+    return found
+
+
+def _template(name: str):
+    import jinja2
+
+    loader = jinja2.PackageLoader("jnn.comparison", "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+
+
+def _write(path: Path, text: str):
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

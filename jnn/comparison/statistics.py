@@ -1,0 +1,89 @@
+"""From paired losses of studies to verdicts."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LEVEL = 0.05
+POWER = 0.8
+
+
+class Paired(NamedTuple):
+    """The paired t over studies of one optimizer against the reference."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired_t(losses, reference) -> Paired:
+    """(studies,), (studies,) -> the mean of losses - reference, its 95 % interval and two-sided p value (Student 1908).
+
+    Losses that agree in every study give 0, (0, 0) and p = 1."""
+    from scipy import stats
+
+    differences = np.asarray(losses, float) - np.asarray(reference, float)
+    mean, error = float(differences.mean()), float(stats.sem(differences))
+    if error == 0:
+        return Paired(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    freedom = len(differences) - 1
+    half = float(stats.t.isf(LEVEL / 2, freedom)) * error
+    return Paired(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, freedom)))
+
+
+def holm(p_values) -> np.ndarray:
+    """(n,) -> (n,):  p values adjusted so that the chance of any false rejection stays under the level. Holm 1979."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def detectable_difference(losses, reference, comparisons: int) -> float:
+    """The true mean difference that a paired t finds with 80 % power, given the spread of these studies.
+
+    At the level 0.05 / comparisons, which Holm's procedure asks of its smallest p value: an upper bound for the others.
+    From the noncentral t distribution, both tails counted (Cohen 1988, section 2.3)."""
+    from scipy import optimize, stats
+
+    differences = np.asarray(losses, float) - np.asarray(reference, float)
+    studies, error = len(differences), stats.sem(differences)
+    if error == 0:
+        return 0.0
+    critical = stats.t.isf(LEVEL / comparisons / 2, studies - 1)
+
+    def shortfall(shift):
+        # the far tail of scipy's noncentral t can be NaN where it is 0
+        tails = stats.nct.sf(critical, studies - 1, shift) + np.nan_to_num(stats.nct.cdf(-critical, studies - 1, shift))
+        return tails - POWER
+
+    high = critical + 2
+    while shortfall(high) < 0:
+        high *= 2
+    shift: Any = optimize.brentq(shortfall, 0.0, high)
+    return float(shift * error)
+
+
+def verdict(paired: Paired, p_adjusted: float, margin: float) -> str:
+    """margin: in units of the loss, not a share.
+
+    `better` or `worse` where the adjusted p value is under 0.05 and the difference exceeds the margin; `equivalent` where
+    the 95 % interval lies within the margin; else `no difference shown`."""
+    if p_adjusted < LEVEL and abs(paired.difference) > margin:
+        return "better" if paired.difference < 0 else "worse"
+    if -margin <= paired.low and paired.high <= margin:
+        return "equivalent"
+    return "no difference shown"
+
+
+def share_interval(hits: int, n: int) -> tuple[float, float]:
+    """The exact 95 % interval of a share. Clopper & Pearson 1934."""
+    from scipy import stats
+
+    low = 0.0 if hits == 0 else stats.beta.ppf(0.025, hits, n - hits + 1)
+    high = 1.0 if hits == n else stats.beta.ppf(0.975, hits + 1, n - hits)
+    return (float(low), float(high)) if not math.isnan(low + high) else (0.0, 1.0)

@@ -1,0 +1,64 @@
+"""The order in which examples come: random permutations that can be read at any position without being stored or sorted."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+_ROUNDS = 16  # with 8, pairs of neighbours are visibly uneven in permutations of ten; with 16 no test saw it
+
+
+def shuffled(key, positions, size: int):
+    """int (...) -> int32 (...):  what stands at `positions` in a random permutation of range(size), picked by `key`.
+
+    positions: integers in [0, size). Every entry costs the same few operations, so a batch of a run's ten-thousandth epoch
+    is as cheap as the first, and nothing of the data's size is computed or held. Sorting random numbers, as
+    `jax.random.permutation` does, took five times as long as the digits network's own training step on a CPU.
+
+    A Feistel network on the cells of an a x b rectangle that holds range(size), applied again while it leads outside
+    (Black & Rogaway 2002, "Ciphers with arbitrary finite domains", methods 2 and 3).
+    """
+    if not 1 <= size < 2**31:
+        raise ValueError(f"shuffled: size must lie in [1, 2**31), got {size}")
+    a, b = _rectangle(size)
+    round_keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
+
+    def once(x):
+        left, right = x % a, x // a
+        for i in range(_ROUNDS):
+            modulus = (a, b)[i % 2]
+            left, right = right, (left + _mix(right, round_keys[i]) % modulus) % modulus
+        return right * a + left
+
+    x = once(positions.astype(jnp.uint32))
+    if a * b > size:
+        x = jax.lax.while_loop(lambda x: jnp.any(x >= size), lambda x: jnp.where(x >= size, once(x), x), x)
+    return x.astype(jnp.int32)
+
+
+def batch_order(key, first_step, steps: int, examples: int, batch_size: int):
+    """-> int32 (steps, batch_size):  the examples in each batch of `steps` steps from `first_step` (int32 []) on.
+
+    Each epoch is a fresh permutation; what is left at its end and fills no batch is dropped. A batch is a function of the
+    key and the step alone."""
+    per_epoch = examples // batch_size
+    step = first_step + jnp.arange(steps, dtype=jnp.int32)
+    epoch, batch = step // per_epoch, step % per_epoch
+    positions = batch[:, None] * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(epoch)
+    return jax.vmap(lambda k, p: shuffled(k, p, examples))(keys, positions)
+
+
+def _rectangle(size):
+    """Two factors of at least 2, near each other, whose product is `size` or exceeds it by as little as possible."""
+    root = max(math.isqrt(size - 1) + 1, 2)
+    sides = ((a, max(-(-size // a), 2)) for a in range(max(root // 2, 2), root + 1))
+    return min(sides, key=lambda side: (side[0] * side[1], -side[0]))
+
+
+def _mix(x, round_key):
+    """uint32 (...) -> uint32 (...): murmur3's finaliser, after the round's key."""
+    x = x * jnp.uint32(0x9E3779B1) + round_key
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

@@ -1,0 +1,24 @@
+"""Layers that move numbers without changing them."""
+
+import math
+import operator
+
+from jnn.errors import LayerError
+from jnn.types import Layer
+
+
+def flatten(axes: int = 3) -> Layer:
+    """(..., a, b, c) -> (..., a * b * c):  the last `axes` axes into one; 3 for images (height, width, channel)."""
+    axes = operator.index(axes)
+    if axes < 1:
+        raise ValueError(f"flatten: axes must be at least 1, got {axes}")
+
+    def init(key, x):
+        return {}, {}
+
+    def apply(params, state, x, *, key=None, train=False):
+        if x.ndim < axes:
+            raise LayerError("flatten", f"expected at least {axes} axes, got {x.shape}")
+        return x.reshape(*x.shape[: x.ndim - axes], math.prod(x.shape[x.ndim - axes :])), state
+
+    return Layer(init, apply)

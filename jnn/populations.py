@@ -1,0 +1,69 @@
+"""Many training runs in one compiled program."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
+    """Every combination of trial and seed of `train(hparams, key)`, or `train(hparams, key, data)`, in one program.
+
+    train: a pure function of one trial's hyperparameters and a key, to any pytree of arrays. Keep it and give the same one
+        again: a new function is compiled anew. Data belong in the argument: closed over, they are copied into the program.
+    hparams: a pytree of arrays with one leading axis (trials,).
+    seeds: how many keys, split from `jax.random.key(seed)`; every trial sees the same ones.
+
+    Returns the results of `train` with two leading axes (trials, seeds). A run that diverges does not touch the others.
+    On a CPU the runs are cut into one part for each core, run side by side: XLA does not spread small operations over cores.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(hparams)]
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes or 0 in shapes[0]:
+        raise ValueError(
+            f"sweep: hparams need one leading axis of at least one trial, got {', '.join(map(str, shapes)) or 'none'}"
+        )
+    if seeds < 1:
+        raise ValueError(f"sweep: seeds must be at least 1, got {seeds}")
+    trials = shapes[0][0]
+    keys = jax.random.split(jax.random.key(seed), seeds)
+    lanes = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a), seeds, axis=0), hparams), jnp.tile(keys, trials)
+    shared = () if data is None else (jax.tree.map(jnp.asarray, data),)
+
+    workers = cores() if jax.default_backend() == "cpu" else 1
+    if workers == 1 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, shared))):
+        results = _over_lanes(train, lanes, shared)
+    else:
+        parts = list(chunks(lanes, -(-trials * seeds // workers)))
+        # compiled once, before the threads start; jax keeps it for the next call
+        compiled = _over_lanes.lower(train, parts[0], shared).compile()
+        with ThreadPoolExecutor(workers) as pool:
+            results = join(list(pool.map(lambda part: jax.block_until_ready(compiled(part, shared)), parts)), trials * seeds)
+    return jax.tree.map(lambda a: a.reshape(trials, seeds, *a.shape[1:]), results)
+
+
+@partial(jax.jit, static_argnums=0)
+def _over_lanes(train, lanes, shared):
+    return jax.vmap(lambda h, k: train(h, k, *shared))(*lanes)
+
+
+def chunks(lanes, size: int) -> Iterator:
+    """Cuts a pytree of arrays along its leading axis into pieces of exactly `size`, the last filled up with its last entry."""
+    count = jax.tree.leaves(lanes)[0].shape[0]
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        yield jax.tree.map(lambda a, rows=rows: a[rows], lanes)
+
+
+def join(pieces: list, count: int):
+    """Puts results of `chunks` together again, without what the last was filled up with."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *pieces)
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

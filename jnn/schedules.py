@@ -1,0 +1,17 @@
+"""Schedules: pure functions `step -> value`, for anything that changes while training."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+
+def cosine(initial, steps, *, final=0.0) -> Callable:
+    """step -> final + (initial - final) * (1 + cos(pi * step / steps)) / 2, and `final` from `steps` on.
+
+    `step` is an integer array of any shape. Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts."""
+
+    def schedule(step):
+        share = jnp.clip(step.astype(float) / steps, 0.0, 1.0)
+        return final + (initial - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+
+    return schedule
