@@ -33,13 +33,26 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except (InputError, DataError) as error:
         if isinstance(error, CandidateError):
-            cause = error.__cause__
-            traceback.print_exception(cause, file=sys.stderr)
+            _print_own_traceback(error.__cause__)
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; nothing has been written", file=sys.stderr)
         return 130
+
+
+def _print_own_traceback(error: BaseException | None):
+    """The traceback from the user's own code on, without what leads there in jnn, jax and the import system."""
+    if error is None:
+        return
+    frames = error.__traceback__
+    while frames is not None and _is_foreign(frames.tb_frame.f_code.co_filename) and frames.tb_next is not None:
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error.with_traceback(frames), frames, chain=False, file=sys.stderr)
+
+
+def _is_foreign(file: str) -> bool:
+    return file.startswith("<frozen") or any(part in ("jnn", "jax", "jaxlib") for part in Path(file).parts)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,3 +163,7 @@ def _spaces(texts: list[str]) -> dict:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,7 +55,7 @@ def pictures(comparison: Comparison) -> Iterator[tuple[str, str, list[Picture]]]
                 "differences",
                 "Paired differences",
                 f"Test loss less {reference}'s in the same study, as a share of {reference}'s mean: one dot a study, and their "
-                "mean with its 95 % interval. Left of zero is better. Grey: the margin within which a difference does not matter.",
+                "mean with its 95 % interval. Left of zero is better. Grey: the margin, within which no difference matters.",
                 _differences,
             ),
         ):

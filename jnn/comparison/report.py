@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def claim_folder(folder, overwrite: bool) -> Path:
 
 def write_report(comparison: Comparison, folder: Path):
     """report.html, results.json, trials.csv, and figures/ as SVG and PDF. Each file is complete or absent."""
-    (folder / "figures").mkdir(exist_ok=True)
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # of tasks that are no longer there
+    (folder / "figures").mkdir()
     _write(folder / "results.json", comparison.to_json())
     with (folder / "trials.csv.part").open("w", newline="") as file:
         table = comparison.trials

@@ -1,20 +1,14 @@
 """What a comparison found."""
 
-import hashlib
 import json
 import math
-import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from jnn.comparison import statistics
-from jnn.populations import cores
+from jnn.comparison import environment, statistics
 
 if TYPE_CHECKING:
     from jnn.comparison.protocol import Cell, Plan
@@ -80,7 +74,12 @@ def collect(plan: "Plan", cells: "dict[tuple[str, str], Cell]", seconds: float) 
         trials=trials,
         curves={key: cell.curves for key, cell in cells.items()},
         protocol=_protocol(plan),
-        environment=_environment(plan, seconds),
+        environment={
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 1),
+            "trainings": len(cells) * plan.studies * (plan.trials + 1),
+            **environment.describe(),
+        },
     )
 
 
@@ -136,8 +135,8 @@ def border_notes(comparison: Comparison) -> list[str]:
                 count = int((best == extreme.to_numpy()).sum())
                 if count > len(values) / 4:
                     notes.append(
-                        f"{task}, {name}: in {count} of {len(values)} studies the best {hyperparameter} was the one nearest the "
-                        f"{side} border of its space, {space['low']:g} to {space['high']:g}: a wider one may serve it better"
+                        f"{task}, {name}: in {count} of {len(values)} studies the best {hyperparameter} was the one nearest "
+                        f"the {side} border of its space, {space['low']:g} to {space['high']:g}: a wider one may serve"
                     )
     return notes
 
@@ -191,39 +190,12 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
             }
             for entrant in plan.entrants
         },
-        "notes": [
+        "notes": plan.notes
+        + [
             f"{name} needs its hyperparameters as plain numbers: it ran as one program per trial, not as one for all"
             for name in concrete
         ],
     }
-
-
-def _environment(plan: "Plan", seconds: float) -> dict[str, Any]:
-    import jnn
-
-    device = jax.devices()[0]
-    packages = ("jax", "jaxlib", "numpy", "optax", "scipy", "scikit-learn")
-    digest = hashlib.sha256()
-    root = Path(jnn.__file__).parent
-    for file in sorted(root.rglob("*.py")):
-        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "trainings": len(plan.tasks) * len(plan.entrants) * plan.studies * (plan.trials + 1),
-        "versions": {"python": platform.python_version(), "jnn": jnn.__version__} | {p: metadata.version(p) for p in packages},
-        "jnn_source_sha256": digest.hexdigest(),
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-        "machine": {"system": platform.system(), "processor": _processor(), "cores": cores()},
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _plain(value):

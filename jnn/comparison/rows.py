@@ -36,7 +36,7 @@ def rows(comparison: Comparison) -> dict[str, list[Row]]:
                 f"{_signed(v.difference * scale)} %",
                 f"{_signed(v.low * scale)} to {_signed(v.high * scale)} %",
                 "< 0.0001" if v.p_adjusted < 1e-4 else f"{v.p_adjusted:.4f}",
-                f"{v.detectable * scale:.2g} %",
+                f"{_rounded(v.detectable * scale)} %",
             )
         )
     return found
@@ -74,5 +74,8 @@ def cost(comparison: Comparison) -> str:
 
 
 def _signed(percent: float) -> str:
-    digits = 1 if abs(percent) >= 1 else 2
-    return f"{percent:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return ("+" if percent >= 0 else "\N{MINUS SIGN}") + _rounded(abs(percent))
+
+
+def _rounded(percent: float) -> str:
+    return f"{percent:.{1 if percent >= 1 else 2}f}"

@@ -1,6 +1,5 @@
 """From paired losses of studies to verdicts."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,12 +77,3 @@ def verdict(paired: Paired, p_adjusted: float, margin: float) -> str:
     if -margin <= paired.low and paired.high <= margin:
         return "equivalent"
     return "no difference shown"
-
-
-def share_interval(hits: int, n: int) -> tuple[float, float]:
-    """The exact 95 % interval of a share. Clopper & Pearson 1934."""
-    from scipy import stats
-
-    low = 0.0 if hits == 0 else stats.beta.ppf(0.025, hits, n - hits + 1)
-    high = 1.0 if hits == n else stats.beta.ppf(0.975, hits + 1, n - hits)
-    return (float(low), float(high)) if not math.isnan(low + high) else (0.0, 1.0)

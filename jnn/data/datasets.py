@@ -25,6 +25,10 @@ class DataError(RuntimeError):
     """A data set cannot be had, or is not what it should be. The message says what, where, and what to do."""
 
 
+class MissingDataError(DataError):
+    """A data set is neither on this machine nor to be fetched."""
+
+
 def digits():
     """-> images float32 (1797, 8, 8, 1) in [0, 1], labels int32 (1797,) in [0, 10).
 
@@ -69,7 +73,7 @@ def _fetch(folder: str, name: str, sha256: str, address: str) -> Path:
         ) from error
     except OSError as error:  # every network error that requests and urllib3 raise, and a cache that cannot be written
         looked = f"{Path(own) / folder} (JNN_DATA_DIR), " if own else ""
-        raise DataError(
+        raise MissingDataError(
             f"{folder} is missing: {name} is neither in {looked}{cache} nor could it be fetched from {address} "
             f"({type(error).__name__}); set JNN_DATA_DIR to a folder that holds {folder}/{name}, or connect to the network"
         ) from error

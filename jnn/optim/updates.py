@@ -44,4 +44,4 @@ def call_update(optimizer, grads, opt_state, params, **extra):
 
 
 def _path(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "the leaf"

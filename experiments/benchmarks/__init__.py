@@ -1,0 +1,1 @@
+"""Measurements: ratios against a peer, timed in the same run, interleaved."""
