@@ -1,0 +1,141 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jnn
+from jnn.comparison import entrants
+from jnn.comparison.errors import InputError
+from jnn.comparison.spaces import DEFAULT, DEFAULTS, fixed, log_uniform
+
+from tiny import tiny_task
+
+
+@pytest.mark.parametrize(
+    "spec, factory",
+    [("adam", jnn.optim.adam), ("optax:adamw", optax.adamw), ("optax.contrib:muon", optax.contrib.muon)],
+)
+def test_factories_are_found_by_name(spec, factory):
+    assert entrants.find_factory(spec) is factory
+
+
+def test_a_file_can_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "helper_beside.py").write_text("rate = 0.25\n")
+    (tmp_path / "mine.py").write_text("from helper_beside import rate\ndef mine(learning_rate=rate):\n    pass\n")
+    factory = entrants.find_factory(f"{tmp_path / 'mine.py'}:mine")
+    assert factory.__defaults__ == (0.25,)
+
+
+def test_the_learning_rate_gets_a_default_and_comes_first():
+    momentum = entrants.enter("m", jnn.optim.momentum, {"momentum": 0.5})
+    assert list(momentum.space.items()) == [("learning_rate", DEFAULTS["momentum"]), ("momentum", fixed(0.5))]
+    assert entrants.enter("lion", optax.lion, {}).space == {"learning_rate": DEFAULTS["lion"]}
+
+
+def test_a_users_function_gets_the_general_default_whatever_its_name():
+    def lion(learning_rate):
+        raise AssertionError
+
+    assert entrants.enter("mine", lion, {}).space == {"learning_rate": DEFAULT}
+
+
+@pytest.mark.parametrize(
+    "factory, space, words",
+    [
+        (jnn.optim.adam, {"beta1": 0.9}, "adam takes no hyperparameter 'beta1', did you mean b1"),
+        (lambda rate: None, {}, "takes no learning_rate"),
+        (lambda learning_rate, width: None, {}, "needs a value for width"),
+        (3, {}, "expected a function of hyperparameters, got int 3"),
+    ],
+)
+def test_a_factory_that_does_not_fit_its_space_is_refused(factory, space, words):
+    with pytest.raises(InputError) as error:
+        entrants.enter("adam", factory, space)
+    assert words in str(error.value)
+
+
+def test_a_partial_is_a_factory():
+    assert "learning_rate" in entrants.enter("p", functools.partial(optax.adamw, weight_decay=0.1), {}).space
+
+
+def steps_of(optimizer, n):
+    params = {"w": jnp.ones(2)}
+    state, trail = optimizer.init(params), []
+    for _ in range(n):
+        updates, state = optimizer.update({"w": jnp.array([1.0, -2.0])}, state, params)
+        trail.append(updates["w"])
+    return np.stack(trail)
+
+
+def test_updates_are_scaled_by_the_tasks_schedule():
+    task = tiny_task()
+    built = entrants.build(entrants.enter("sgd", jnn.optim.sgd, {}), task, {"learning_rate": 0.5})
+    with jax.numpy_dtype_promotion("standard"):
+        by_optax = steps_of(optax.sgd(optax.cosine_decay_schedule(0.5, task.steps)), 20)
+    np.testing.assert_allclose(steps_of(built, 20), by_optax, rtol=1e-5, atol=1e-8)
+
+
+def test_a_factory_that_takes_steps_brings_its_own_schedule():
+    def linear(learning_rate, steps):
+        return optax.sgd(optax.linear_schedule(learning_rate, 0.0, steps))
+
+    built = entrants.build(entrants.enter("linear", linear, {}), tiny_task(), {"learning_rate": 0.5})
+    np.testing.assert_allclose(steps_of(built, 20), steps_of(linear(0.5, 20), 20))
+
+
+def test_extra_arguments_pass_through_the_scaling():
+    seen = []
+
+    def takes_value(learning_rate):
+        def update(grads, opt_state, params=None, *, value):
+            seen.append(value)
+            return grads, opt_state
+
+        return (lambda params: ()), update
+
+    task = tiny_task()
+    assert entrants.takes_traced(entrants.enter("v", takes_value, {}), task, _batch())
+    assert seen[0].shape == ()
+
+
+def _batch():
+    return jax.ShapeDtypeStruct((10, 2), jnp.float32), jax.ShapeDtypeStruct((10,), jnp.int32)
+
+
+def _warmup(learning_rate):
+    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, 5, 20))
+
+
+def test_factories_that_need_numbers_are_told_from_those_that_take_tracers():
+    assert entrants.takes_traced(entrants.enter("adam", optax.adam, {}), tiny_task(), _batch())
+    assert not entrants.takes_traced(entrants.enter("warmup", _warmup, {}), tiny_task(), _batch())
+
+
+def _pair(update):
+    return lambda learning_rate: ((lambda params: jnp.zeros(2)), update)
+
+
+@pytest.mark.parametrize(
+    "factory, words",
+    [
+        (lambda learning_rate: 3, "mine returned int, not a pair of functions (init, update)"),
+        (lambda learning_rate: (1, 2), "mine returned tuple, not a pair"),
+        (
+            _pair(lambda g, s, params=None: (jax.tree.map(lambda x: x[None], g), s)),
+            "mine on tiny: its updates do not fit the parameters: dense_0/b: parameters are float32 (3,), "
+            "updates are float32 (1, 3)",
+        ),
+        (_pair(lambda g, s, params=None: (jax.tree.map(lambda x: x.astype(jnp.bfloat16), g), s)), "updates are bfloat16 (3,)"),
+        (_pair(lambda g, s, params=None: (g["dense_0"], s)), "updates have another structure"),
+        (_pair(lambda g, s, params=None: (g, s[:1])), "leaves of init are float32 (2,), leaves of update are float32 (1,)"),
+        (_pair(lambda g, s, params=None: {}["key"]), "mine on tiny raises KeyError: 'key'"),
+        (_pair(lambda g, s, p=None, *, obj_fn: (g, s)), "missing 1 required keyword-only argument: 'obj_fn'"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused_before_it_runs(factory, words):
+    with pytest.raises(InputError) as error:
+        entrants.takes_traced(entrants.enter("mine", factory, {"learning_rate": log_uniform(1e-3, 1)}), tiny_task(), _batch())
+    assert words in str(error.value)

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from jnn.comparison.errors import InputError
+from jnn.comparison.spaces import fixed, log_uniform, parse, uniform
+
+
+def test_log_uniform_is_even_on_a_logarithmic_scale():
+    u = np.linspace(0, 1, 5)
+    np.testing.assert_allclose(log_uniform(1e-4, 1.0).value(u), np.logspace(-4, 0, 5), rtol=1e-12)
+
+
+def test_uniform_is_even():
+    np.testing.assert_allclose(uniform(0.5, 0.9).value(np.array([0, 0.25, 1])), [0.5, 0.6, 0.9], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text, space",
+    [
+        ("1e-4:1", log_uniform(1e-4, 1)),
+        ("0.5:0.99:linear", uniform(0.5, 0.99)),
+        ("1:2:log", log_uniform(1, 2)),
+        ("0.9", fixed(0.9)),
+    ],
+)
+def test_the_text_forms(text, space):
+    assert parse(text) == space
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("1:1e-4", "0 < low < high, got 1 and 0.0001"),
+        ("-1:1", "0 < low < high, got -1 and 1"),
+        ("0:1", "0 < low < high"),
+        ("0:inf:linear", "low < high"),
+        ("nan", "finite"),
+        ("a:b", "got 'a:b'"),
+        ("1:2:cubic", "got '1:2:cubic'"),
+        ("", "got ''"),
+    ],
+)
+def test_what_is_no_space_is_said_in_one_sentence(text, words):
+    with pytest.raises(InputError, match=r"^[^\n]*$") as error:
+        parse(text)
+    assert words in str(error.value)

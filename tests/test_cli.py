@@ -1,0 +1,155 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jnn import cli
+
+SMALL = ["--studies", "2", "--trials", "1", "--tasks", "digits-linear"]
+
+CANDIDATES = """
+import jax
+import jax.numpy as jnp
+
+
+def mine(learning_rate, decay=0.9):
+    def init(params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(grads, m, params=None):
+        m = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, m, grads)
+        return jax.tree.map(lambda m: -learning_rate * jnp.sign(m), m), m
+
+    return init, update
+
+
+def no_pair(learning_rate):
+    return 3
+
+
+def other_shape(learning_rate):
+    return (lambda params: ()), lambda g, s, params=None: (jax.tree.map(lambda x: x[None], g), s)
+
+
+def other_dtype(learning_rate):
+    return (lambda params: ()), lambda g, s, params=None: (jax.tree.map(lambda x: x.astype(jnp.float16), g), s)
+
+
+def nan(learning_rate):
+    return (lambda params: ()), lambda g, s, params=None: (jax.tree.map(lambda x: x * jnp.nan, g), s)
+
+
+def adam(learning_rate):
+    return nan(learning_rate)
+
+
+def raises(learning_rate):
+    def update(grads, opt_state, params=None):
+        raise KeyError("of the user")
+
+    return (lambda params: ()), update
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(CANDIDATES)
+    (tmp_path / "broken.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--against", "adamm"], "there is no optimizer 'adamm' in jnn, did you mean adam?"),
+        (["--against", "optax:adamww"], "optax has no function 'adamww', did you mean adamw"),
+        (["--against", "nowhere:adam"], "there is no module 'nowhere'"),
+        (["--against", "adam"], "there is nothing to compare adam with"),
+        (["--reference", "sgdd"], "there is no optimizer 'sgdd' in jnn, did you mean sgd?"),
+        (["--tasks", "digits-mpl"], "there is no task 'digits-mpl', did you mean digits-mlp"),
+        (["--tasks", ""], "tasks must be a list of at least one name"),
+        (["--candidate", "mine.py:mime"], "mine.py has no function 'mime', did you mean mine"),
+        (["--candidate", "yours.py:mine"], "there is no file yours.py"),
+        (["--candidate", "mine"], "a candidate is path/to/file.py:name or package.module:name, got 'mine'"),
+        (["--candidate", "mine.py:adam"], "two optimizers are called adam"),
+        (["--candidate", "broken.py:mine"], "broken.py does not import: ModuleNotFoundError"),
+        (["--candidate", "mine.py:no_pair"], "no_pair returned int, not a pair of functions (init, update)"),
+        (["--candidate", "mine.py:other_shape"], "parameters are float32 (10,), updates are float32 (1, 10)"),
+        (["--candidate", "mine.py:other_dtype"], "parameters are float32 (10,), updates are float16 (10,)"),
+        (["--candidate", "mine.py:raises"], "raises on digits-linear raises KeyError: 'of the user'"),
+        (["--candidate", "mine.py:mine", "--space", "mine.rate=1:2"], "mine takes no hyperparameter 'rate'"),
+        (["--space", "momentum.learning_rate"], "a space is given as OPTIMIZER.HYPERPARAMETER=LOW:HIGH"),
+        (["--space", "momentum.learning_rate=2:1"], "0 < low < high, got 2 and 1"),
+        (["--space", "nobody.learning_rate=1:2"], "a space is given for 'nobody'"),
+        (["--trials", "0"], "trials must be a whole number of at least 1, got 0"),
+        (["--studies", "1"], "studies must be a whole number of at least 2, got 1"),
+        (["--margin", "-1"], "margin is a share"),
+        (["--out", "mine.py"], "the output folder mine.py cannot be written"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(here, capsys, arguments, words):
+    before = sorted(here.rglob("*"))
+    assert cli.main(["compare", *SMALL, "--out", "out", *arguments]) == 2
+    captured = capsys.readouterr()
+    last = captured.err.splitlines()[-1]
+    assert last.startswith("jnn: ")
+    assert words in last
+    assert captured.out == ""
+    assert [path for path in sorted(here.rglob("*")) if "__pycache__" not in path.parts] == before
+
+
+def test_the_users_own_traceback_comes_with_the_sentence(here, capsys):
+    cli.main(["compare", *SMALL, "--candidate", "mine.py:raises"])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "mine.py" in lines[1]
+
+
+def test_a_corrupted_data_file_is_named(here, capsys, monkeypatch):
+    monkeypatch.setenv("JNN_DATA_DIR", str(here))
+    (here / "fashion-mnist").mkdir()
+    (here / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"not this")
+    assert cli.main(["compare", *SMALL, "--tasks", "digits-linear,fashion-mlp", "--out", "out"]) == 2
+    assert "train-images-idx3-ubyte.gz is corrupted: its SHA-256 is" in capsys.readouterr().err
+    assert not (here / "out").exists()
+
+
+def test_a_candidate_is_compared_and_written(here, capsys):
+    arguments = ["--candidate", "mine.py:mine", "--candidate", "mine.py:nan", "--space", "mine.learning_rate=1e-3:1e-1"]
+    assert cli.main(["compare", *SMALL, *arguments, "--out", "out"]) == 0
+    captured = capsys.readouterr()
+    assert "Report: out/report.html" in captured.out
+    assert "nan 2 of 2 trials and 2 of 2 final runs" in " ".join(captured.out.split())
+    assert "6 of 6 trainings" not in captured.out
+    results = json.loads((here / "out" / "results.json").read_text())
+    assert results["protocol"]["optimizers"]["mine"]["spaces"]["learning_rate"] == {"low": 1e-3, "high": 0.1, "scale": "log"}
+    assert {row["optimizer"] for row in results["verdicts"]} == {"mine", "nan"}
+
+    assert cli.main(["compare", *SMALL, *arguments, "--out", "out"]) == 2
+    assert "out holds results already" in capsys.readouterr().err
+
+
+def test_help_names_every_option_and_task(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["compare", "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("--candidate", "--space", "--seed", "--out", "--overwrite", "digits-autoencoder", "fashion-mlp"):
+        assert word in text
+
+
+def test_an_unknown_option_exits_with_2_and_a_module_can_be_run():
+    process = subprocess.run([sys.executable, "-m", "jnn.cli", "compare", "--trails", "3"], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "--trails" in process.stderr
+
+
+def test_an_interrupt_exits_with_130(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "compare", interrupted)
+    assert cli.main(["compare"]) == 130
+    assert "interrupted" in capsys.readouterr().err
