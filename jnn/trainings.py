@@ -43,7 +43,8 @@ def training(objective: Objective, optimizer: Optimizer) -> Training:
             params,
             value=value,
             grad=grads,
-            value_fn=lambda p: loss(p, state, batch, key=key, train=True)[0],
+            # with x64 on, optax's line search hands over float64 whatever it was given
+            value_fn=lambda p: loss(_as_dtypes(p, params), state, batch, key=key, train=True)[0],
         )
         params = apply_updates(params, updates)
         return TrainState(params, aux.state, opt_state, run_key, count + 1), {"loss": value, **aux.metrics}
@@ -198,6 +199,10 @@ def count_examples(data, caller: str) -> int:
 def take(data, indices):
     """The examples at `indices`. Out of range gives NaN (the smallest integer, for integers), never another example."""
     return jax.tree.map(lambda a: jnp.asarray(a).at[indices].get(mode="fill"), data)
+
+
+def _as_dtypes(tree, like):
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, like)
 
 
 def _first(data, n):

@@ -18,7 +18,7 @@ from scipy import stats
 
 import jnn
 from experiments.benchmarks import records
-from jnn.comparison import protocol, statistics
+from jnn.comparison import plans, statistics, studies
 from jnn.comparison.progress import Progress
 from jnn.comparison.tasks import DEFAULT_TASKS
 
@@ -34,23 +34,23 @@ def loser(learning_rate):
     return init, tiny_update
 
 
-def against_itself(task: str, comparisons: int, studies: int, trials: int, seed: int) -> dict:
-    """Shares of false verdicts of Adam against Adam, from comparisons * studies studies of two arms."""
+def against_itself(task: str, comparisons: int, per_comparison: int, trials: int, seed: int) -> dict:
+    """Shares of false verdicts of Adam against Adam, from comparisons * per_comparison studies of two arms."""
     pair = {"adam": jnn.optim.adam, "again": jnn.optim.adam}
-    plan = protocol.make_plan(pair, [task], "adam", {}, trials, comparisons * studies, 0.01, seed)
+    plan = plans.make_plan(pair, [task], "adam", {}, trials, comparisons * per_comparison, 0.01, seed)
     plan = plan._replace(lanes=32)
-    setup = protocol.Setup(plan.tasks[0], plan)
+    setup = studies.Setup(plan.tasks[0], plan)
     with Progress(2 * (trials + 1) * plan.studies) as progress, ThreadPoolExecutor(2) as pool:
 
         def cell(arm):
-            return protocol.run_cell(plan, setup, plan.entrants[0], arm=arm, advance=lambda n: progress.advance(n, task))
+            return studies.run_cell(plan, setup, plan.entrants[0], arm=arm, advance=lambda n: progress.advance(n, task))
 
         arms = list(pool.map(cell, (0, 1)))
-    first, second = (arm.final["test"]["loss"].astype(float).reshape(comparisons, studies) for arm in arms)
+    first, second = (arm.final["test"]["loss"].astype(float).reshape(comparisons, per_comparison) for arm in arms)
     paired = [statistics.paired_t(a, b) for a, b in zip(first, second, strict=True)]
     verdicts = [statistics.verdict(p, p.p_value, 0.01 * b.mean()) for p, b in zip(paired, second, strict=True)]
     false = sum(verdict in ("better", "worse") for verdict in verdicts)
-    found = {"comparisons": comparisons, "studies": studies, "trials": trials}
+    found: dict = {"comparisons": comparisons, "studies": per_comparison, "trials": trials}
     for name, hits in (("p_under_0.05", sum(p.p_value < 0.05 for p in paired)), ("false_verdicts", false)):
         interval = stats.binomtest(int(hits), comparisons).proportion_ci(0.95, "exact")
         found[name] = {

@@ -122,6 +122,15 @@ def _default_learning_rate(factory) -> Space:
     return DEFAULTS.get(factory.__name__, DEFAULT) if library in ("jnn", "optax") else DEFAULT
 
 
+def _evaluates_other_parameters(opt_state) -> bool:
+    nodes = jax.tree.leaves(opt_state, is_leaf=_is_schedule_free)
+    return any(map(_is_schedule_free, nodes))
+
+
+def _is_schedule_free(node) -> bool:
+    return type(node).__name__ == "ScheduleFreeState"  # optax.contrib's; Defazio et al. 2024
+
+
 def _source_hash(factory) -> str | None:
     try:
         file = inspect.getsourcefile(inspect.unwrap(factory))
@@ -166,6 +175,11 @@ def takes_traced(entrant: Entrant, task: Task, batch) -> bool:
         train = training(task.objective, build(entrant, task, hyperparameters))
         train_state = train.init(jax.random.key(0), batch)
         after, _ = train.step(train_state, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), batch))
+        if _evaluates_other_parameters(train_state.opt_state):
+            raise InputError(
+                f"{entrant.name} is to be judged by other parameters than it trains (its schedule-free average), "
+                "which is not supported: its verdict would be wrong"
+            )
         own = (lambda s: s.opt_state) if entrant.scheduled else (lambda s: s.opt_state[1])
         problem = difference(own(train_state), own(after), "leaves of init", "leaves of update")
         if problem:

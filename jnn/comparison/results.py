@@ -11,7 +11,8 @@ import numpy as np
 from jnn.comparison import environment, statistics
 
 if TYPE_CHECKING:
-    from jnn.comparison.protocol import Cell, Plan
+    from jnn.comparison.plans import Plan
+    from jnn.comparison.studies import Cell
 
 DataFrame = Any  # pandas.DataFrame, which is imported late and whose columns no checker follows
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import jnn
-from jnn.comparison import protocol
+from jnn.comparison import plans, studies
 from jnn.comparison.errors import InputError
 from jnn.comparison.spaces import log_uniform, uniform
 from jnn.data import MissingDataError
@@ -16,16 +16,16 @@ ADAM = {"adam": jnn.optim.adam}
 SPACES = {"adam": {"learning_rate": log_uniform(1e-3, 1.0)}}
 
 
-def plan_of(optimizers, task=None, trials=3, studies=4, spaces=SPACES, **changes):
+def plan_of(optimizers, task=None, trials=3, count=4, spaces=SPACES, **changes):
     others = {} if len(optimizers) > 1 else {"other": jnn.optim.sgd}
-    plan = protocol.make_plan(optimizers | others, [task or tiny_task()], "adam", spaces, trials, studies, 0.01, 0)
+    plan = plans.make_plan(optimizers | others, [task or tiny_task()], "adam", spaces, trials, count, 0.01, 0)
     return plan._replace(**changes)
 
 
 def cell_of(factory, task=None, arm=0, **options):
     plan = plan_of({"adam": factory}, task, **options)
-    setup = protocol.Setup(plan.tasks[0], plan)
-    return protocol.run_cell(plan, setup, plan.entrants[0], arm=arm), setup
+    setup = studies.Setup(plan.tasks[0], plan)
+    return studies.run_cell(plan, setup, plan.entrants[0], arm=arm), setup
 
 
 # one column of points for each hyperparameter
@@ -33,21 +33,21 @@ def cell_of(factory, task=None, arm=0, **options):
 
 def test_search_points_fill_every_part_of_every_interval_once():
     space = {"learning_rate": log_uniform(1e-4, 1.0), "decay": uniform(0.5, 0.9)}
-    points = protocol.search_points(0, 0, 5, 8, space)
+    points = studies.search_points(0, 0, 5, 8, space)
     rates, decays = np.log10(points["learning_rate"]) / 4 + 1, (points["decay"] - 0.5) / 0.4
     for unit in (rates, decays):
         np.testing.assert_array_equal(np.sort(np.floor(unit * 8), axis=1), np.tile(np.arange(8), (5, 1)))
 
 
 def test_every_optimizer_gets_the_same_points_of_the_unit_cube():
-    one = protocol.search_points(0, 0, 3, 4, {"learning_rate": uniform(0, 1)})
-    two = protocol.search_points(0, 0, 5, 4, {"learning_rate": uniform(0, 10), "decay": uniform(0, 1)})
+    one = studies.search_points(0, 0, 3, 4, {"learning_rate": uniform(0, 1)})
+    two = studies.search_points(0, 0, 5, 4, {"learning_rate": uniform(0, 10), "decay": uniform(0, 1)})
     np.testing.assert_allclose(two["learning_rate"][:3], 10 * one["learning_rate"], rtol=1e-12)
 
 
 def test_another_study_arm_or_seed_has_other_points():
     def points(seed, arm):
-        return protocol.search_points(seed, arm, 2, 4, {"learning_rate": uniform(0, 1)})["learning_rate"]
+        return studies.search_points(seed, arm, 2, 4, {"learning_rate": uniform(0, 1)})["learning_rate"]
 
     base = points(0, 0)
     assert not np.isin(base[0], base[1]).any()
@@ -58,9 +58,9 @@ def test_another_study_arm_or_seed_has_other_points():
 # starts
 
 
-def starts_of(task, purpose=protocol.FINAL, studies=(0, 1, 2)):
+def starts_of(task, purpose=studies.FINAL):
     plan = plan_of(ADAM, task)
-    return protocol.Setup(plan.tasks[0], plan).starts(studies, purpose)
+    return studies.Setup(plan.tasks[0], plan).starts((0, 1, 2), purpose)
 
 
 def test_training_validation_and_test_examples_never_meet():
@@ -72,7 +72,7 @@ def test_training_validation_and_test_examples_never_meet():
 
 
 def test_each_study_has_its_own_split_and_each_purpose_its_own_seed():
-    tune, final = starts_of(tiny_task(), protocol.TUNE), starts_of(tiny_task())
+    tune, final = starts_of(tiny_task(), studies.TUNE), starts_of(tiny_task())
     np.testing.assert_array_equal(tune.test, final.test)
     assert set(final.test[0].tolist()) != set(final.test[1].tolist())
     assert not np.allclose(tune.params["dense_0"]["w"], final.params["dense_0"]["w"])
@@ -125,7 +125,7 @@ def by_hand(setup, study, rate, purpose):
 def test_a_final_run_is_the_winner_trained_anew(adam_cell):
     cell, setup = adam_cell
     rate = cell.hyperparameters["learning_rate"][2, cell.winner[2]]
-    expected = by_hand(setup, 2, rate, protocol.FINAL)
+    expected = by_hand(setup, 2, rate, studies.FINAL)
     np.testing.assert_allclose(cell.final["validation"]["loss"][2], expected["validation"], rtol=1e-4)
     np.testing.assert_allclose(cell.final["test"]["loss"][2], expected["test"], rtol=1e-4)
     np.testing.assert_allclose(cell.curves["training"][2], expected["training"], rtol=1e-4)
@@ -133,7 +133,7 @@ def test_a_final_run_is_the_winner_trained_anew(adam_cell):
 
 def test_a_trial_is_a_run_of_its_own_point(adam_cell):
     cell, setup = adam_cell
-    expected = by_hand(setup, 1, cell.hyperparameters["learning_rate"][1, 0], protocol.TUNE)
+    expected = by_hand(setup, 1, cell.hyperparameters["learning_rate"][1, 0], studies.TUNE)
     np.testing.assert_allclose(cell.tune_validation[1, 0], expected["validation"], rtol=1e-4)
 
 
@@ -191,7 +191,7 @@ def test_a_diverged_run_counts_as_the_loss_at_initialisation():
         return (lambda params: ()), lambda g, s, params=None: (jax.tree.map(lambda x: x * jnp.nan, g), s)
 
     cell, setup = cell_of(nan)
-    initial = setup.starts((0, 1, 2, 3), protocol.FINAL).initial
+    initial = setup.starts((0, 1, 2, 3), studies.FINAL).initial
     assert cell.tune_diverged.all()
     assert cell.final_diverged.all()
     np.testing.assert_array_equal(cell.final["test"]["loss"], initial["test"]["loss"])
@@ -269,11 +269,11 @@ def test_a_task_without_its_data_is_left_out_with_a_note():
         raise MissingDataError("blobs are missing")
 
     absent_task = tiny_task("absent", load=absent)
-    plan = protocol.make_plan(ADAM | {"sgd": jnn.optim.sgd}, [tiny_task(), absent_task], "adam", {}, 2, 2, 0.01, 0)
+    plan = plans.make_plan(ADAM | {"sgd": jnn.optim.sgd}, [tiny_task(), absent_task], "adam", {}, 2, 2, 0.01, 0)
     assert [task.name for task in plan.tasks] == ["tiny"]
     assert plan.notes == ["absent was left out: blobs are missing"]
     with pytest.raises(MissingDataError, match="blobs are missing"):
-        protocol.make_plan(ADAM | {"sgd": jnn.optim.sgd}, [absent_task], "adam", {}, 2, 2, 0.01, 0)
+        plans.make_plan(ADAM | {"sgd": jnn.optim.sgd}, [absent_task], "adam", {}, 2, 2, 0.01, 0)
 
 
 def test_an_error_in_one_cell_stops_the_comparison():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import jnn
-from jnn.comparison import protocol
+from jnn.comparison import plans, studies
 from jnn.comparison.tasks import DEFAULT_TASKS, TASKS
 
 
-def tuned_adam(name, studies):
-    plan = protocol.make_plan({"adam": jnn.optim.adam, "sgd": jnn.optim.sgd}, [name], "adam", {}, 8, studies, 0.01, 0)
-    return protocol.run_cell(plan, protocol.Setup(plan.tasks[0], plan), plan.entrants[0])
+def tuned_adam(name, count):
+    plan = plans.make_plan({"adam": jnn.optim.adam, "sgd": jnn.optim.sgd}, [name], "adam", {}, 8, count, 0.01, 0)
+    return studies.run_cell(plan, studies.Setup(plan.tasks[0], plan), plan.entrants[0])
 
 
 @pytest.mark.parametrize("name", DEFAULT_TASKS)

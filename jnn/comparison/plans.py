@@ -1,0 +1,86 @@
+"""What a comparison will run, checked before anything runs."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jnn.comparison.entrants import Entrant, enter, takes_traced
+from jnn.comparison.errors import InputError
+from jnn.comparison.tasks import Examples, Task, find_task
+from jnn.data.datasets import MissingDataError
+from jnn.trainings import count_examples
+
+
+class Plan(NamedTuple):
+    """A comparison that has been checked and can run."""
+
+    tasks: list[Task]
+    entrants: list[Entrant]
+    reference: str
+    trials: int
+    studies: int
+    margin: float
+    seed: int
+    lanes: int  # runs at a time in one program
+    traced: dict[tuple[str, str], bool]  # (task, optimizer) -> hyperparameters are arguments of the program
+    examples: dict[str, Examples]
+    notes: list[str]  # what was asked for and cannot run
+
+
+def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, seed) -> Plan:
+    """Checks everything that can be checked without training. Raises InputError or DataError."""
+    for name, value, least in (("trials", trials, 1), ("studies", studies, 2)):
+        if not isinstance(value, int | np.integer) or value < least:
+            why = ": an interval needs at least two" if name == "studies" and value == 1 else ""
+            raise InputError(f"{name} must be a whole number of at least {least}, got {value}{why}")
+    if not 0 <= margin < 1:
+        raise InputError(f"margin is a share of the reference's loss and lies in [0, 1), got {margin}")
+    if isinstance(tasks, str) or not tasks:
+        raise InputError(f"tasks must be a list of at least one name, got {tasks!r}")
+    found = [find_task(task) for task in tasks]
+    names = [task.name for task in found]
+    if len(set(names)) < len(names):
+        raise InputError(f"a task is named twice: {', '.join(names)}")
+    if reference not in optimizers:
+        raise InputError(f"the reference {reference!r} is not among the optimizers {', '.join(optimizers) or '(none)'}")
+    if len(optimizers) < 2:
+        raise InputError(f"there is nothing to compare {reference} with: give at least one other optimizer")
+    for name in spaces:
+        if name not in optimizers:
+            raise InputError(f"a space is given for {name!r}, which is not among the optimizers {', '.join(optimizers)}")
+    entrants = [enter(name, factory, spaces.get(name, {})) for name, factory in optimizers.items()]
+
+    examples, missing = {}, []
+    for task in found:
+        try:
+            examples[task.name] = Examples(*task.load())
+        except MissingDataError as error:
+            missing.append((task.name, error))
+    if not examples:
+        raise missing[0][1]
+    found = [task for task in found if task.name in examples]
+
+    traced = {}
+    for task in found:
+        size = count_examples(examples[task.name].pool, task.name)
+        held_out = task.validation + (task.test if examples[task.name].test is None else 0)
+        if not 1 <= task.points <= task.steps or task.validation < 1:
+            raise InputError(f"{task.name}: {task.points} points of {task.steps} steps, {task.validation} validation examples")
+        if size - held_out < task.batch_size:
+            raise InputError(f"{task.name}: {size} examples less {held_out} held out do not fill a batch of {task.batch_size}")
+        batch = a_batch(task, examples[task.name].pool)
+        for entrant in entrants:
+            traced[task.name, entrant.name] = takes_traced(entrant, task, batch)
+    # On a CPU a program over the studies of one trial (in equal parts, where they are many) serves the final runs too, and no
+    # lane is idle. An accelerator takes all trials at once in the time of one.
+    on_cpu = jax.default_backend() == "cpu"
+    lanes = math.ceil(studies / math.ceil(studies / 64)) if on_cpu else min(studies * trials, 1024)
+    notes = [f"{name} was left out: {error}" for name, error in missing]
+    return Plan(found, entrants, reference, trials, studies, margin, seed, lanes, traced, examples, notes)
+
+
+def a_batch(task: Task, pool):
+    """The shapes and dtypes of a batch."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((task.batch_size, *a.shape[1:]), a.dtype), pool)

@@ -1,0 +1,200 @@
+"""The unit of a comparison: the study, a complete replication.
+
+A study has its own split of the data, its own search points, one tuning seed, its own winner by validation loss, and one
+final run of the winner on a fresh seed, judged on a test part that tuning never saw. Everything but the optimizer is the same
+for every optimizer of a study: the split, the points of the unit cube, the initial parameters, the batches. So the luck of
+tuning, of initialisation and of the data is inside every interval (Bouthillier et al. 2021, arXiv:2103.03098), and a
+difference is a difference between optimizers.
+
+All runs of a (task, optimizer) go through one compiled program over `lanes` runs at a time, the final runs as well.
+Initialisation, split and order of batches are a program of their own, shared by all optimizers of a task.
+"""
+
+import threading
+from collections.abc import Mapping
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jnn.comparison.entrants import Entrant, build
+from jnn.comparison.plans import Plan, a_batch
+from jnn.comparison.spaces import Space
+from jnn.comparison.tasks import Examples, Task
+from jnn.data.orders import batch_order, shuffled
+from jnn.populations import chunks
+from jnn.trainings import count_examples, evaluate, fit, take, training
+from jnn.types import TrainState
+
+SPLIT, FINAL, TUNE = 0, 1, 2  # what a study's keys are for; TUNE + arm where an optimizer is compared with itself
+
+
+class Start(NamedTuple):
+    """What a run of a study starts from, the same for every optimizer."""
+
+    params: Any
+    state: Any
+    key: Any
+    order: Any  # int32 (steps, batch), indices into the pool
+    validation: Any  # int32 (validation,), indices into the pool
+    test: Any  # int32 (test,), indices into the pool; () where the task has an official test part
+    initial: Any  # {"validation": scores, "test": scores} before training
+
+
+class Setup:
+    """A task's data on the device and its program of starts, shared by all its optimizers."""
+
+    def __init__(self, task: Task, plan: Plan):
+        self.task = task
+        self.data = jax.tree.map(jnp.asarray, plan.examples[task.name])
+        self._key = jax.random.key(plan.seed)
+        # a program that runs for milliseconds: at the usual level of optimization it compiled in 2.6 s, at this in 1.1 s
+        options = {"xla_backend_optimization_level": 1}
+        self._program = jax.jit(jax.vmap(partial(_start, task), in_axes=(None, 0, None, None)), compiler_options=options)
+        self._lock = threading.Lock()  # compiled by one thread, not by each
+        self._recent = lru_cache(maxsize=4)(self._make)
+
+    def starts(self, studies: tuple[int, ...], purpose: int) -> "Start":
+        """The starts of one run in each of `studies`, with leading axis (studies,)."""
+        with self._lock:
+            return self._recent(studies, purpose)
+
+    def _make(self, studies, purpose):
+        return self._program(self._key, np.asarray(studies), purpose, self.data)
+
+
+def _start(task: Task, key, study, purpose, data: Examples) -> Start:
+    """The start of one run of a study: its split from one key, all else from the key of its purpose."""
+    study_key = jax.random.fold_in(key, study)
+    init_key, order_key, noise_key = jax.random.split(jax.random.fold_in(study_key, purpose), 3)
+
+    examples = count_examples(data.pool, task.name)
+    held_out = task.validation + (task.test if data.test is None else 0)
+    split = shuffled(jax.random.fold_in(study_key, SPLIT), jnp.arange(examples), examples)
+    validation, test, train = split[: task.validation], split[task.validation : held_out], split[held_out:]
+    params, state = task.objective.init(init_key, a_batch(task, data.pool))
+    order = train[batch_order(order_key, jnp.int32(0), task.steps, train.shape[0], task.batch_size)]
+    initial = _scores(task, params, state, data, validation, test)
+    return Start(params, state, noise_key, order, validation, test, initial)
+
+
+def _scores(task, params, state, data: Examples, validation, test):
+    held_out = take(data.pool, test) if data.test is None else data.test
+    return {
+        "validation": evaluate(task.objective, params, state, take(data.pool, validation)),
+        "test": evaluate(task.objective, params, state, held_out),
+    }
+
+
+def _run(task: Task, entrant: Entrant, hyperparameters, start: Start, data: Examples):
+    """One training run: final scores, curves, and whether every loss was finite."""
+    optimizer = build(entrant, task, hyperparameters)
+    opened = TrainState(start.params, start.state, optimizer.init(start.params), start.key, jnp.zeros([], jnp.int32))
+    every = task.steps // task.points
+    fitted = fit(
+        training(task.objective, optimizer),
+        data.pool,
+        key=start.key,
+        steps=task.steps,
+        order=start.order,
+        start=opened,
+        eval_data=take(data.pool, start.validation),
+        eval_every=every,
+    )
+    losses, validation = fitted.history["loss"], fitted.history["eval"]
+    end = fitted.train_state
+    return {
+        "training": jnp.mean(losses[: task.points * every].reshape(task.points, every), axis=1),
+        "validation": validation["loss"],
+        "finite": jnp.all(jnp.isfinite(losses)) & jnp.all(jnp.isfinite(validation["loss"])),
+        "final": _scores(task, end.params, end.state, data, start.validation, start.test),
+        "initial": start.initial,
+    }
+
+
+class Cell(NamedTuple):
+    """All runs of one optimizer on one task. Losses of diverged runs are those at initialisation."""
+
+    hyperparameters: dict[str, np.ndarray]  # (studies, trials)
+    tune_validation: np.ndarray  # (studies, trials)
+    tune_diverged: np.ndarray  # bool (studies, trials)
+    winner: np.ndarray  # int (studies,), index of the trial
+    final: dict[str, dict[str, np.ndarray]]  # "validation" | "test" -> score -> (studies,)
+    final_diverged: np.ndarray  # bool (studies,)
+    curves: dict[str, np.ndarray]  # "step" (points,); "training", "validation" (studies, points)
+
+
+def run_cell(plan: Plan, setup: Setup, entrant: Entrant, *, arm: int = 0, advance=lambda runs: None) -> Cell:
+    """Tunes an optimizer in every study, and runs the winners anew.
+
+    arm: another number gives other search points and tuning seeds in the same studies, to compare an optimizer with itself.
+    """
+    studies, trials = np.arange(plan.studies), plan.trials
+    values = search_points(plan.seed, arm, plan.studies, trials, entrant.space)
+    runs = _runs(plan, setup, entrant, advance)
+
+    # one trial of all studies after another
+    tuned = runs({name: a.T.ravel() for name, a in values.items()}, np.tile(studies, trials), TUNE + arm)
+    tuned = jax.tree.map(lambda a: a.reshape(trials, plan.studies, *a.shape[1:]).swapaxes(0, 1), tuned)
+    loss, initial = tuned["final"]["validation"]["loss"], tuned["initial"]["validation"]["loss"]
+    diverged = ~tuned["finite"] | ~(loss <= initial)
+    winner = np.argmin(np.where(diverged, np.inf, loss), axis=1)
+
+    final = runs({name: a[studies, winner] for name, a in values.items()}, studies, FINAL)
+    scores, at_start = final["final"], final["initial"]
+    final_diverged = ~final["finite"] | ~(scores["validation"]["loss"] <= at_start["validation"]["loss"])
+    final_diverged |= ~np.isfinite(scores["test"]["loss"])
+    every = setup.task.steps // setup.task.points
+    return Cell(
+        hyperparameters=values,
+        tune_validation=np.where(diverged, initial, loss),
+        tune_diverged=diverged,
+        winner=winner,
+        final=jax.tree.map(lambda end, start: np.where(final_diverged, start, end), scores, at_start),
+        final_diverged=final_diverged,
+        curves={
+            "step": every * np.arange(1, setup.task.points + 1),
+            "training": final["training"],
+            "validation": final["validation"],
+        },
+    )
+
+
+def _runs(plan: Plan, setup: Setup, entrant: Entrant, advance):
+    """-> a function (hyperparameters of each run, study of each run, purpose) -> what `_run` returns, stacked."""
+    task, data = setup.task, setup.data
+    one_run = partial(_run, task, entrant)
+    traced = plan.traced[task.name, entrant.name]
+    program = jax.jit(jax.vmap(one_run, in_axes=(0, 0, None)))
+
+    @cache
+    def program_for(items):  # the factory needs numbers: a program for each trial, of one lane
+        return jax.jit(jax.vmap(lambda start, data: one_run(dict(items), start, data), in_axes=(0, None)))
+
+    def runs(hyperparameters, studies, purpose):
+        results, lanes = [], plan.lanes if traced else 1
+        for chunk_values, chunk in chunks((hyperparameters, studies), lanes):
+            start = setup.starts(tuple(chunk.tolist()), purpose)
+            if traced:
+                result = program({name: a.astype(np.float32) for name, a in chunk_values.items()}, start, data)
+            else:
+                result = program_for(tuple((name, float(a[0])) for name, a in chunk_values.items()))(start, data)
+            results.append(jax.device_get(result))
+            advance(min(lanes, len(studies) - lanes * (len(results) - 1)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(studies)], *results)
+
+    return runs
+
+
+def search_points(seed: int, arm: int, studies: int, trials: int, space: Mapping[str, Space]) -> dict[str, np.ndarray]:
+    """-> name -> (studies, trials):  a Latin hypercube for each study, the same points of the unit cube for every optimizer.
+
+    Each hyperparameter, in the order of the space, has one point in each of `trials` equal parts of its interval, at a random
+    place in it. McKay, Beckman & Conover 1979."""
+    points = np.empty((len(space), studies, trials))
+    for j, study in np.ndindex(len(space), studies):
+        random = np.random.default_rng([seed, arm, study, j])  # so that adding a dimension or a study changes no other
+        points[j, study] = (random.permutation(trials) + random.random(trials)) / trials
+    return {name: interval.value(points[j]) for j, (name, interval) in enumerate(space.items())}

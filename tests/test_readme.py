@@ -1,0 +1,58 @@
+"""The README's code runs as it stands there, and so do its commands (with a smaller budget)."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jnn import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CANDIDATE, COMPARING, NETWORKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(CANDIDATE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_custom_optimizer_is_compared_by_the_command(mine, capsys):
+    program, *arguments = shlex.split(COMMANDS[1])
+    assert program == "jnn"
+    assert cli.main([*arguments, "--tasks", "digits-linear", "--trials", "2", "--studies", "2", "--out", "out"]) == 0
+    assert "sign_momentum" in capsys.readouterr().out
+
+
+def test_the_python_call_runs(mine):
+    run = subprocess.run([sys.executable, "-c", COMPARING], capture_output=True, text=True, cwd=mine)
+    assert run.returncode == 0, run.stderr
+    assert "mine" in run.stdout
+
+
+def test_the_network_example_learns():
+    run = subprocess.run([sys.executable, "-c", NETWORKS], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    slow, fast = map(float, run.stdout.strip("[]\n ").split())
+    assert slow < fast
+    assert fast > 0.85
+
+
+def test_the_two_lines_set_up_an_environment_of_their_own():
+    first, tests = COMMANDS[0], COMMANDS[-1]
+    assert first.endswith("&& pip install -e . && jnn compare")
+    assert tests.endswith("&& pip install -e '.[test]' && pytest")
+    for line in (first, tests):
+        assert line.startswith("python3 -m venv .venv && . .venv/bin/activate && ")
+        assert "\n" not in line
+
+
+def test_every_link_of_the_readme_leads_to_a_file():
+    for target in re.findall(r"\]\((?!http)(.*?)\)", README):
+        assert (ROOT / target).exists(), target
