@@ -71,6 +71,12 @@ def as_layer(layer: Any) -> Layer:
 
 
 def _refuse_what_is_no_function(layer):
+    if inspect.isclass(layer):
+        raise TypeError(f"{layer.__name__} is a class, not a layer: give a Layer or a function of one array")
+    if isinstance(layer, list | tuple):
+        raise TypeError(
+            f"expected a Layer or a function of one array, got {type(layer).__name__} of {len(layer)}: write serial(*layers)"
+        )
     library = {base.__module__.partition(".")[0] for base in type(layer).__mro__} & {"flax", "equinox", "haiku"}
     # a callable that is a pytree of arrays holds parameters that nothing would train
     if library or any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(layer)):
@@ -79,8 +85,6 @@ def _refuse_what_is_no_function(layer):
             "jnn.Layer(init, apply) with init(key, x) -> (params, state) and "
             "apply(params, state, x, *, key=None, train=False) -> (y, state)"
         )
-    if inspect.isclass(layer):
-        raise TypeError(f"{layer.__name__} is a class, not a layer: give a Layer or a function of one array")
     if not callable(layer):
         raise TypeError(f"expected a Layer or a function of one array, got {type(layer).__name__} {layer!r}")
     if getattr(layer, "__module__", "").startswith(("jnn.layers", "jnn.combinators")):

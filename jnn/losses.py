@@ -4,6 +4,8 @@ example (or per time step, or per pixel). Computed in float32 or better."""
 import jax
 import jax.numpy as jnp
 
+from jnn.numbers import wide
+
 
 def squared_error(prediction, target):
     """(..., n), (..., n) -> (...):  mean over the last axis of (prediction - target)^2, without a factor 1/2."""
@@ -47,4 +49,4 @@ def softmax_cross_entropy(prediction, target, *, smoothing=None):
 
 
 def _wide(x):
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide(x.dtype))

@@ -9,4 +9,7 @@ def accuracy(prediction, target):
         target = jnp.argmax(target, axis=-1)
     if target.shape != prediction.shape[:-1]:
         raise ValueError(f"accuracy: logits {prediction.shape} do not match targets {target.shape}")
-    return (jnp.argmax(prediction, axis=-1) == target).astype(jnp.float32)
+    best = jnp.argmax(prediction, axis=-1)
+    # argmax takes NaN for the largest: a model that has diverged would be right about every example of class 0
+    right = (best == target.astype(best.dtype)) & ~jnp.isnan(jnp.max(prediction, axis=-1))
+    return right.astype(jnp.float32)

@@ -1,6 +1,7 @@
 """Objectives: what is minimised, as a scalar of parameters and a batch."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,8 @@ def supervised(
             if augment_key is None:
                 raise ValueError("supervised: augment needs a key when train=True")
             inputs = augment(augment_key, inputs)
+        if weights:
+            targets = jax.tree.map(partial(_without_masked, weights[0]), targets)
         prediction, state = model.apply(params, state, inputs, key=model_key, train=train)
         mean = _weighted_mean(*weights) if weights else _mean
         value = mean(loss(prediction, targets))
@@ -53,6 +56,14 @@ def supervised(
         return value, Aux(state, scores)
 
     return Objective(init, objective)
+
+
+def _without_masked(weights, targets):
+    """Targets of weight 0 as zeros: where they are NaN, 0 times NaN would reach every gradient."""
+    if targets.shape[: weights.ndim] != weights.shape:
+        return targets
+    masked = (weights == 0).reshape(weights.shape + (1,) * (targets.ndim - weights.ndim))
+    return jnp.where(masked, jnp.zeros_like(targets), targets)
 
 
 def _mean(values):

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 
 
 def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
@@ -23,7 +23,7 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
     On a CPU the runs are cut into one part for each core, run side by side: XLA does not spread small operations over cores.
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(hparams)]
-    if len({shape[:1] for shape in shapes}) != 1 or () in shapes or 0 in shapes[0]:
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes or shapes[0][0] == 0:
         raise ValueError(
             f"sweep: hparams need one leading axis of at least one trial, got {', '.join(map(str, shapes)) or 'none'}"
         )
@@ -35,14 +35,17 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
     shared = () if data is None else (jax.tree.map(jnp.asarray, data),)
 
     workers = cores() if jax.default_backend() == "cpu" else 1
-    if workers == 1 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, shared))):
-        results = _over_lanes(train, lanes, shared)
-    else:
-        parts = list(chunks(lanes, -(-trials * seeds // workers)))
-        # compiled once, before the threads start; jax keeps it for the next call
-        compiled = _over_lanes.lower(train, parts[0], shared).compile()
-        with ThreadPoolExecutor(workers) as pool:
-            results = join(list(pool.map(lambda part: jax.block_until_ready(compiled(part, shared)), parts)), trials * seeds)
+    with ThreadPoolExecutor(workers) as pool:
+        # arguments or what `train` closes over may be traced, and belong to this thread's trace
+        traced = get_opaque_trace_state() != pool.submit(get_opaque_trace_state).result()
+        if workers == 1 or traced:
+            results = _over_lanes(train, lanes, shared)
+        else:
+            parts = list(chunks(lanes, -(-trials * seeds // workers)))
+            # compiled once, before the threads start; jax keeps it for the next call
+            compiled = _over_lanes.lower(train, parts[0], shared).compile()
+            pieces = list(pool.map(lambda part: jax.block_until_ready(compiled(part, shared)), parts))
+            results = join(pieces, trials * seeds)
     return jax.tree.map(lambda a: a.reshape(trials, seeds, *a.shape[1:]), results)
 
 

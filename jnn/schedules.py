@@ -11,7 +11,9 @@ def cosine(initial, steps, *, final=0.0) -> Callable:
     `step` is an integer array of any shape. Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts."""
 
     def schedule(step):
-        share = jnp.clip(step.astype(float) / steps, 0.0, 1.0)
-        return final + (initial - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+        time = step.astype(float)
+        first, last, horizon = (jnp.asarray(number).astype(time.dtype) for number in (initial, final, steps))
+        share = jnp.clip(time / horizon, 0.0, 1.0)
+        return last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
 
     return schedule

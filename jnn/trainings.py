@@ -157,7 +157,7 @@ def evaluate(objective: Objective, params, state, data, *, batch_size: int | Non
 def _evaluate(objective, params, state, data, *, batch_size):
     def scores(batch):
         value, aux = objective.loss(params, state, batch, train=False)
-        return {"loss": value, **aux.metrics}
+        return jax.tree.map(jnp.asarray, {"loss": value, **aux.metrics})
 
     if batch_size is None:
         means = scores(data)
@@ -182,6 +182,7 @@ def _evaluate(objective, params, state, data, *, batch_size):
     if whole < examples:
         totals = add(totals, weighted(jax.tree.map(lambda a: a[whole:], data), examples - whole))
     sums, weight = totals
+    weight = jnp.where(weight == 0, jnp.ones_like(weight), weight)  # all is masked: 0, as without batches
     return jax.tree.map(lambda s: s / weight.astype(s.dtype), sums)
 
 
@@ -198,7 +199,7 @@ def count_examples(data, caller: str) -> int:
 
 def take(data, indices):
     """The examples at `indices`. Out of range gives NaN (the smallest integer, for integers), never another example."""
-    return jax.tree.map(lambda a: jnp.asarray(a).at[indices].get(mode="fill"), data)
+    return jax.tree.map(lambda a: jnp.asarray(a).at[indices].get(mode="fill", wrap_negative_indices=False), data)
 
 
 def _as_dtypes(tree, like):

@@ -94,6 +94,12 @@ def _colors(comparison: Comparison) -> dict[str, str]:
     return {reference: "black"} | {name: COLORS[i % len(COLORS)] for i, name in enumerate(others)}
 
 
+def _line(comparison: Comparison, name: str) -> dict[str, Any]:
+    """The reference is dashed and on top: a line that runs along it stays in sight."""
+    style: dict[str, Any] = {"color": _colors(comparison)[name], "linewidth": 1.5}
+    return style | {"linestyle": (0, (4, 2)), "zorder": 3} if name == comparison.protocol["reference"] else style
+
+
 def _learning_curves(comparison: Comparison, task: str):
     figure, axes = _axes(task, "validation loss", "step")
     for name, color in _colors(comparison).items():
@@ -102,7 +108,7 @@ def _learning_curves(comparison: Comparison, task: str):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # all diverged: no line
             low, median, high = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
-        axes.plot(curve["step"], median, color=color, label=name, linewidth=1.5)
+        axes.plot(curve["step"], median, label=name, **_line(comparison, name))
         axes.fill_between(curve["step"], low, high, color=color, alpha=0.15, linewidth=0)
     axes.set_yscale("log")
     axes.legend()
@@ -120,13 +126,13 @@ def _learning_rates(comparison: Comparison, task: str):
         rows = tuned[tuned.optimizer == name]
         rates = np.array([h["learning_rate"] for h in rows.hyperparameters])
         losses, diverged = rows.validation_loss.to_numpy(), rows.diverged.to_numpy()
-        axes.scatter(
-            rates[~diverged], losses[~diverged], s=4, color=color, alpha=0.3, linewidths=0, rasterized=len(rates) > 2000
-        )
+        size, alpha = (5, 0.3) if len(rates) > 100 else (14, 0.6)
+        dots = {"color": color, "alpha": alpha, "linewidths": 0, "rasterized": len(rates) > 2000}
+        axes.scatter(rates[~diverged], losses[~diverged], s=size, **dots)
         axes.scatter(rates[diverged], losses[diverged], s=10, color=color, alpha=0.5, marker="x", linewidths=0.6)
         parts = np.array_split(np.argsort(rates), min(10, len(rates)))
         middle = [np.exp(np.mean(np.log(rates[part]))) for part in parts]
-        axes.plot(middle, [np.median(losses[part]) for part in parts], color=color, label=name, linewidth=1.5)
+        axes.plot(middle, [np.median(losses[part]) for part in parts], label=name, **_line(comparison, name))
         drawn = True
     axes.set(xscale="log", yscale="log")
     axes.legend()
@@ -155,4 +161,5 @@ def _differences(comparison: Comparison, task: str):
     axes.set_ylim(-0.5, len(names) - 0.1)
     # a loser that is many times worse would squeeze all else into a line
     axes.set_xscale("symlog", linthresh=max(10.0, 2 * margin))
+    axes.xaxis.set_major_formatter(lambda percent, _: f"{percent:+,.0f}".replace("-", "\N{MINUS SIGN}") if percent else "0")
     return figure

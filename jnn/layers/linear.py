@@ -1,6 +1,5 @@
 """Linear maps."""
 
-import operator
 from collections.abc import Mapping
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, zeros
+from jnn.numbers import whole
 from jnn.types import Layer
 
 
@@ -17,9 +17,7 @@ def dense(features: int, *, w_init=lecun_normal(), b_init=zeros) -> Layer:
     Parameters: `w (in, features)`, `b (features,)`, both float32.
     Raises LayerError when the last axis of x has not as many entries as w has rows, or x not the dtype of w.
     """
-    features = operator.index(features)
-    if features < 1:
-        raise ValueError(f"dense: features must be at least 1, got {features}")
+    features = whole("dense", "features", features)
 
     def init(key, x):
         if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -30,7 +28,8 @@ def dense(features: int, *, w_init=lecun_normal(), b_init=zeros) -> Layer:
 
     def apply(params, state, x, *, key=None, train=False):
         if not isinstance(params, Mapping) or set(params) != {"w", "b"}:
-            raise LayerError("dense", f"expected parameters w and b, got {list(params) or 'none'}")
+            got = (sorted(params) or "none") if isinstance(params, Mapping) else type(params).__name__
+            raise LayerError("dense", f"expected parameters w and b, got {got}")
         w, b = params["w"], params["b"]
         if x.shape[-1:] != w.shape[:1]:
             raise LayerError("dense", f"expected {w.shape[0]} features in the last axis, got {x.shape}")

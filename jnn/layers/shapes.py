@@ -1,17 +1,15 @@
 """Layers that move numbers without changing them."""
 
 import math
-import operator
 
 from jnn.errors import LayerError
+from jnn.numbers import whole
 from jnn.types import Layer
 
 
 def flatten(axes: int = 3) -> Layer:
     """(..., a, b, c) -> (..., a * b * c):  the last `axes` axes into one; 3 for images (height, width, channel)."""
-    axes = operator.index(axes)
-    if axes < 1:
-        raise ValueError(f"flatten: axes must be at least 1, got {axes}")
+    axes = whole("flatten", "axes", axes)
 
     def init(key, x):
         return {}, {}

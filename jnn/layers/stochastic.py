@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.errors import LayerError
+from jnn.numbers import wide
 from jnn.types import Layer
 
 
@@ -24,8 +25,8 @@ def dropout(rate) -> Layer:
             return x, state
         if key is None:
             raise LayerError("dropout", "needs a key when train=True")
-        keep = 1 - jnp.asarray(rate, jnp.float32)
-        mask = jax.random.bernoulli(key, keep, x.shape)
+        keep = 1 - jnp.asarray(rate).astype(wide(x.dtype))
+        mask = jax.random.bernoulli(key, keep.astype(jnp.float32), x.shape)
         # with everything dropped (keep = 0) the mask is empty, and 1 / 0 must not arise
         scale = (1 / jnp.maximum(keep, 1e-7)).astype(x.dtype)
         return jnp.where(mask, x * scale, jnp.zeros_like(x)), state

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jnn.numbers import wide
 from jnn.types import Optimizer
 
 
@@ -95,7 +96,7 @@ def _as(number, like):
 
 
 def _zeros(p):
-    return jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
+    return jnp.zeros(p.shape, wide(p.dtype))
 
 
 def _to_dtype(x, like):

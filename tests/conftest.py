@@ -1,0 +1,35 @@
+import contextlib
+import os
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+if "JAX_PLATFORMS" not in os.environ:
+    # several test processes would fight over the memory of one accelerator
+    jax.config.update("jax_platforms", "cpu")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    """Double precision, for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def raises():
+    """Like pytest.raises, but with the whole message: `match` looks at the notes as well."""
+
+    @contextlib.contextmanager
+    def expect(error_class, message):
+        with pytest.raises(error_class) as error:
+            yield error
+        assert str(error.value) == message
+
+    return expect

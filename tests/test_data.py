@@ -1,0 +1,252 @@
+import gzip
+import hashlib
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pooch
+import pytest
+import requests
+import scipy.stats
+import sklearn.datasets
+
+from jnn import data
+from jnn.data import datasets
+
+
+def permutations(size, count, seed=0):
+    """-> (count, size), one permutation for each of many keys"""
+    keys = jax.random.split(jax.random.key(seed), count)
+    return np.asarray(jax.jit(jax.vmap(lambda key: data.shuffled(key, jnp.arange(size), size)))(keys))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 10, 97, 100, 1197, 4096])
+def test_shuffled_is_a_permutation_of_any_size(size):
+    for order in permutations(size, 4):
+        np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+@pytest.mark.parametrize("size", [97, 1197])
+def test_different_keys_give_different_permutations_and_none_is_left_in_place(size):
+    orders = permutations(size, 20)
+    assert len(np.unique(orders, axis=0)) == 20
+    # a random permutation has one fixed point on average, two of them agree in one place
+    assert np.mean(orders == np.arange(size)) < 5 / size
+    assert np.mean(orders[1:] == orders[:-1]) < 5 / size
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_every_permutation_of_a_few_is_equally_likely(size):
+    orders = permutations(size, 12000)
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == np.prod(np.arange(1, size + 1))
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [7, 10, 33])
+def test_every_place_holds_every_example_equally_often(size):
+    orders = permutations(size, 10000)
+    counts = np.stack([np.bincount(column, minlength=size) for column in orders.T])
+    # rows and columns of the table have given sums: Anderson 1959 gives the factor and the degrees of freedom
+    statistic = (size - 1) / size * np.sum((counts - 10000 / size) ** 2) / (10000 / size)
+    assert 1e-3 < scipy.stats.chi2.sf(statistic, (size - 1) ** 2) < 1 - 1e-3
+
+
+@pytest.mark.parametrize("size", [6, 10, 14, 23])
+def test_neighbours_are_every_pair_equally_often(size):
+    keys = jax.random.split(jax.random.key(0), 500_000)
+    first = np.asarray(jax.jit(jax.vmap(lambda key: data.shuffled(key, jnp.arange(min(size, 9)), size)))(keys))
+    for place in range(first.shape[1] - 1):
+        pairs = np.bincount(first[:, place] * size + first[:, place + 1], minlength=size**2).reshape(size, size)
+        assert np.all(np.diag(pairs) == 0)
+        assert scipy.stats.chisquare(pairs[~np.eye(size, dtype=bool)]).pvalue > 1e-4
+
+
+def test_neighbours_of_a_large_permutation_are_as_far_apart_as_at_random():
+    size = 4096
+    steps = (np.diff(permutations(size, 30)) % size).ravel()
+    assert scipy.stats.kstest(steps / size, "uniform").pvalue > 1e-3
+
+
+def test_positions_of_any_shape_read_the_same_permutation(key):
+    whole = data.shuffled(key, jnp.arange(100), 100)
+    assert whole.dtype == jnp.int32
+    positions = jnp.array([[3, 99, 0], [50, 3, 7]])
+    np.testing.assert_array_equal(data.shuffled(key, positions, 100), whole[positions])
+    np.testing.assert_array_equal(data.shuffled(key, jnp.uint8(42), 100), whole[42])
+    one_by_one = jax.jit(jax.vmap(lambda position: data.shuffled(key, position, 100)))
+    np.testing.assert_array_equal(one_by_one(jnp.arange(100)), whole)
+
+
+def test_positions_of_a_large_range_stay_inside_and_are_distinct(key):
+    size = 2**31 - 1
+    some = np.asarray(data.shuffled(key, jnp.arange(size - 1000, size), size))
+    assert len(np.unique(some)) == 1000
+    assert some.min() >= 0
+    assert scipy.stats.kstest(some / size, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**31])
+def test_shuffled_refuses_sizes_that_it_cannot_count(size, key, raises):
+    with raises(ValueError, f"shuffled: size must lie in [1, 2**31), got {size}"):
+        data.shuffled(key, jnp.arange(1), size)
+
+
+@pytest.mark.parametrize(("examples", "batch_size"), [(12, 4), (13, 4), (5, 5), (3, 1)])
+def test_batch_order_is_a_fresh_permutation_each_epoch_less_what_fills_no_batch(examples, batch_size, key):
+    per_epoch = examples // batch_size
+    order = data.batch_order(key, 0, 40 * per_epoch, examples, batch_size)
+    assert (order.shape, order.dtype) == ((40 * per_epoch, batch_size), jnp.int32)
+    epochs = np.reshape(order, (40, per_epoch * batch_size))
+    assert all(len(set(epoch)) == len(epoch) for epoch in epochs.tolist())
+    assert set(np.ravel(epochs)) == set(range(examples))
+    assert len(np.unique(epochs, axis=0)) > 3
+
+
+def test_a_batch_is_a_function_of_key_and_step(key):
+    order = data.batch_order(key, 0, 20, 13, 4)
+    later = jax.jit(lambda first: data.batch_order(key, first, 6, 13, 4))
+    for first in (0, 1, 5, 14):
+        np.testing.assert_array_equal(later(jnp.int32(first)), order[first : first + 6])
+    assert np.any(order != data.batch_order(jax.random.fold_in(key, 1), 0, 20, 13, 4))
+
+
+def test_no_steps_have_no_batches(key):
+    assert data.batch_order(key, 0, 0, 13, 4).shape == (0, 4)
+
+
+def test_digits_are_scikit_learns():
+    images, labels = data.digits()
+    bunch = sklearn.datasets.load_digits()
+    assert (images.shape, images.dtype, labels.dtype) == ((1797, 8, 8, 1), np.float32, np.int32)
+    np.testing.assert_array_equal(images.reshape(1797, 64) * 16, bunch.data)
+    np.testing.assert_array_equal(labels, bunch.target)
+    assert (images.min(), images.max()) == (0, 1)
+
+
+TRAIN_IMAGES = np.random.default_rng(0).integers(0, 256, (6, 3, 4), np.uint8)
+TRAIN_LABELS = np.array([3, 1, 4, 1, 5, 9], np.uint8)
+
+
+def idx(array) -> bytes:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(length.to_bytes(4, "big") for length in array.shape)
+    return gzip.compress(header + array.tobytes())
+
+
+@pytest.fixture
+def small_fashion(monkeypatch):
+    """Files in the format of the real ones, with a few small pictures, and no network. -> name: content"""
+    files = dict(
+        zip(
+            datasets.FASHION_MNIST,
+            map(idx, (TRAIN_IMAGES, TRAIN_LABELS, TRAIN_IMAGES[::-2], TRAIN_LABELS[::-2])),
+            strict=True,
+        )
+    )
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(datasets, "FASHION_MNIST", hashes)
+    return files
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, tmp_path):
+    def retrieve(url, **options):
+        raise requests.exceptions.ConnectionError("[Errno 101] Network is unreachable")
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+
+
+@pytest.fixture
+def without_folder(monkeypatch):
+    monkeypatch.delenv("JNN_DATA_DIR", raising=False)
+
+
+def write(folder, files):
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("where", ["own", "cache/jnn"])
+def test_fashion_mnist_reads_both_parts_from_the_folder_or_the_cache(where, small_fashion, tmp_path, monkeypatch):
+    monkeypatch.setenv("JNN_DATA_DIR", str(tmp_path / "own"))
+    write(tmp_path / where / "fashion-mnist", small_fashion)
+    (images, labels), (test_images, test_labels) = data.fashion_mnist()
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(images, TRAIN_IMAGES[..., None])
+    np.testing.assert_array_equal(labels, TRAIN_LABELS)
+    np.testing.assert_array_equal(test_images, TRAIN_IMAGES[::-2, ..., None])
+    np.testing.assert_array_equal(test_labels, TRAIN_LABELS[::-2])
+
+
+def test_fashion_mnist_is_fetched_once_where_there_is_a_network(small_fashion, tmp_path, monkeypatch, without_folder):
+    fetched = []
+
+    def retrieve(url, *, known_hash, fname, path, progressbar):
+        fetched.append(url)
+        content = small_fashion[fname]
+        assert known_hash == f"sha256:{hashlib.sha256(content).hexdigest()}"
+        path.mkdir(parents=True, exist_ok=True)
+        (path / fname).write_bytes(content)
+        return str(path / fname)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    first = data.fashion_mnist()
+    np.testing.assert_array_equal(first[0][1], data.fashion_mnist()[0][1])
+    assert fetched == [f"{datasets.FASHION_MNIST_ADDRESS}/{name}" for name in small_fashion]
+
+
+def test_missing_data_say_what_where_and_what_to_set(tmp_path, without_folder):
+    with pytest.raises(data.DataError) as error:
+        data.fashion_mnist()
+    text = str(error.value)
+    assert "\n" not in text
+    assert text.startswith("fashion-mnist is missing: train-images-idx3-ubyte.gz is neither in ")
+    assert str(tmp_path / "cache" / "jnn" / "fashion-mnist") in text
+    assert datasets.FASHION_MNIST_ADDRESS in text
+    assert "ConnectionError" in text
+    assert "set JNN_DATA_DIR to a folder that holds fashion-mnist/train-images-idx3-ubyte.gz" in text
+
+
+def test_missing_data_name_the_folder_that_was_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("JNN_DATA_DIR", str(tmp_path / "own"))
+    with pytest.raises(data.DataError) as error:
+        data.fashion_mnist()
+    assert f"{tmp_path / 'own' / 'fashion-mnist'} (JNN_DATA_DIR), " in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["own", "cache/jnn"])
+def test_a_corrupted_file_is_named(where, small_fashion, tmp_path, monkeypatch):
+    monkeypatch.setenv("JNN_DATA_DIR", str(tmp_path / "own"))
+    name = "train-labels-idx1-ubyte.gz"
+    write(tmp_path / where / "fashion-mnist", {**small_fashion, name: small_fashion[name][:-1]})
+    with pytest.raises(data.DataError) as error:
+        data.fashion_mnist()
+    text = str(error.value)
+    assert text.startswith(f"{tmp_path / where / 'fashion-mnist' / name} is corrupted: its SHA-256 is ")
+    assert hashlib.sha256(small_fashion[name]).hexdigest() in text
+    assert ("take it away" if where == "own" else "delete it") in text
+
+
+def test_a_file_fetched_with_another_hash_is_refused(monkeypatch, without_folder):
+    def retrieve(url, **options):
+        raise ValueError("SHA256 hash of downloaded file does not match the known hash")
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(data.DataError, match=r"^train-images-idx3-ubyte.gz as fetched from http://.* is not the file"):
+        data.fashion_mnist()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("JNN_DATA_DIR" not in os.environ, reason="JNN_DATA_DIR is not set: needs the real files")
+def test_the_real_fashion_mnist_is_what_its_authors_published():
+    (images, labels), (test_images, test_labels) = data.fashion_mnist()
+    assert (images.shape, test_images.shape) == ((60000, 28, 28, 1), (10000, 28, 28, 1))
+    np.testing.assert_array_equal(np.bincount(labels), np.full(10, 6000))
+    np.testing.assert_array_equal(np.bincount(test_labels), np.full(10, 1000))
+    # the published mean and deviation of the training pixels, and the first labels
+    np.testing.assert_allclose([images.mean() / 255, images.std() / 255], [0.2860, 0.3530], atol=5e-5)
+    np.testing.assert_array_equal(labels[:10], [9, 0, 0, 3, 0, 2, 7, 2, 5, 5])
+    np.testing.assert_array_equal(test_labels[:10], [9, 2, 1, 1, 6, 1, 4, 6, 5, 7])
