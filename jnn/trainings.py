@@ -110,11 +110,13 @@ def _fit(training, data, key, order, start, eval_data, *, steps, batch_size, eva
     train_state = start
     if train_state is None:
         train_state = training.init(init_key, data if size is None else jax.eval_shape(partial(_first, n=size), data))
+    choose = take
     if order is None and size is not None:
+        choose = _take_within  # a permutation has no index out of range
         order = batch_order(order_key, train_state.step, steps, count_examples(data, "fit"), size)
 
     def step(train_state, indices):
-        return training.step(train_state, data if indices is None else take(data, indices))
+        return training.step(train_state, data if indices is None else choose(data, indices))
 
     def span(train_state, indices, length):
         return jax.lax.scan(step, train_state, indices, length=length)
@@ -200,6 +202,10 @@ def count_examples(data, caller: str) -> int:
 def take(data, indices):
     """The examples at `indices`. Out of range gives NaN (the smallest integer, for integers), never another example."""
     return jax.tree.map(lambda a: jnp.asarray(a).at[indices].get(mode="fill", wrap_negative_indices=False), data)
+
+
+def _take_within(data, indices):
+    return jax.tree.map(lambda a: jnp.asarray(a).at[indices].get(mode="promise_in_bounds"), data)
 
 
 def _as_dtypes(tree, like):

@@ -119,7 +119,7 @@ def test_penalty_counts_in_training_only(key):
     np.testing.assert_allclose(penalized.loss(PARAMS, {}, batch, key=key, train=True)[0], expected, rtol=1e-5)
 
 
-def test_augment_changes_the_inputs_in_training_only_and_gets_a_key_of_its_own(key):
+def test_augment_changes_the_inputs_in_training_only(key):
     flipped = objective(augment=lambda key, x: x * jax.random.rademacher(key, (), x.dtype))
     batch = (INPUTS, TARGETS)
     plain, mirrored = by_hand()[0].mean(), by_hand(-INPUTS)[0].mean()
@@ -128,6 +128,22 @@ def test_augment_changes_the_inputs_in_training_only_and_gets_a_key_of_its_own(k
     for value in values:
         np.testing.assert_allclose(value, min((plain, mirrored), key=lambda v: abs(v - value)), rtol=1e-5)
     assert min(values) < max(values)
+
+
+def test_augment_and_the_model_get_different_keys(key):
+    seen = []
+
+    def spy(params, state, x, *, key=None, train=False):
+        seen.append(jax.random.key_data(key))
+        return x, state
+
+    def augment(key, x):
+        seen.append(jax.random.key_data(key))
+        return x
+
+    watched = jnn.supervised((lambda key, x: ({}, {}), spy), jnn.losses.softmax_cross_entropy, augment=augment)
+    watched.loss({}, {}, (INPUTS, TARGETS), key=key, train=True)
+    assert np.any(seen[0] != seen[1])
 
 
 def test_augment_without_a_key_says_so(raises):
