@@ -1,13 +1,14 @@
 """The command line: `jnn compare`."""
 
 import argparse
+import importlib
 import sys
 import traceback
 from datetime import datetime
 from pathlib import Path
 
 from jnn.comparison.entrants import CandidateError, find_factory
-from jnn.comparison.errors import InputError
+from jnn.comparison.errors import InputError, ReportError
 from jnn.comparison.protocol import compare
 from jnn.comparison.spaces import parse
 from jnn.comparison.tasks import DEFAULT_TASKS, TASKS
@@ -26,7 +27,8 @@ EPILOG = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs `jnn` with these arguments and returns its exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Runs `jnn` with these arguments and returns its exit code: 0, 2 for bad input, 130 after Ctrl-C, 1 where the report
+    could not be written."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -36,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
             _print_own_traceback(error.__cause__)
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except ReportError as error:
+        print(error.comparison)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; nothing has been written", file=sys.stderr)
         return 130
@@ -52,7 +58,12 @@ def _print_own_traceback(error: BaseException | None):
 
 
 def _is_foreign(file: str) -> bool:
-    return file.startswith("<frozen") or any(part in ("jnn", "jax", "jaxlib") for part in Path(file).parts)
+    import jax
+
+    import jnn
+
+    packages = [Path(str(module.__file__)).parent for module in (jnn, jax, importlib)]
+    return file.startswith("<frozen") or any(Path(file).is_relative_to(package) for package in packages)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 def _compare(options) -> int:
     from rich.console import Console
 
-    out = options.out or Path("runs") / datetime.now().strftime("compare-%Y-%m-%d-%H%M%S")
+    out = options.out or _new_folder(Path("runs") / datetime.now().strftime("compare-%Y-%m-%d-%H%M%S"))
     against = options.against if options.against is not None else "" if options.candidate else DEFAULT_AGAINST
     optimizers = _optimizers(options.candidate, [options.reference, *_names(against)])
     comparison = compare(
@@ -133,8 +144,14 @@ def _compare(options) -> int:
     if not console.is_terminal:
         console.width = 110  # of a file or a pipe nothing is known, and 80 columns would leave out half of the table
     console.print(comparison)
-    console.print(f"Report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {Path(comparison.folder or out) / 'report.html'}", soft_wrap=True, highlight=False)
     return 0
+
+
+def _new_folder(path: Path) -> Path:
+    """A path like this one where nothing is yet: two comparisons may start in the same second."""
+    candidates = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 100))]
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _optimizers(candidates: list[str], opponents: list[str]) -> dict:

@@ -1,5 +1,6 @@
 """Many training runs in one compiled program."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,9 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
     with ThreadPoolExecutor(workers) as pool:
         # arguments or what `train` closes over may be traced, and belong to this thread's trace
         traced = get_opaque_trace_state() != pool.submit(get_opaque_trace_state).result()
-        if workers == 1 or traced:
+        if traced:
+            results = inspect.unwrap(_over_lanes)(train, lanes, shared)
+        elif workers == 1:
             results = _over_lanes(train, lanes, shared)
         else:
             parts = list(chunks(lanes, -(-trials * seeds // workers)))

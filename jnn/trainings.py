@@ -1,11 +1,13 @@
 """Training as a pure function: a step, a whole run, an evaluation."""
 
+import inspect
 import operator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+from jnn.closures import holds_tracer
 from jnn.data.orders import batch_order
 from jnn.optim.updates import apply_updates, call_update
 from jnn.types import Fitted, Objective, Optimizer, Training, TrainState
@@ -66,6 +68,8 @@ def fit(
 ) -> Fitted:
     """A whole training run as one pure, compiled function: works inside `jit`, `vmap` and `grad`.
 
+    Compiled once for each `training`: keep it and give the same one again, as a new one is compiled anew.
+
     data: a pytree of arrays with one leading axis of examples.
     key: picks the initial parameters, the noise of training and the order of batches. The batch at a step is a function of
         key and step: a fresh permutation each epoch, what is left and fills no batch dropped.
@@ -100,7 +104,8 @@ def fit(
         eval_every = steps if eval_every is None else operator.index(eval_every)
         if not 1 <= eval_every <= steps:
             raise ValueError(f"fit: eval_every must lie between 1 and the {steps} steps, got {eval_every}")
-    return _fit(training, data, key, order, start, eval_data, steps=steps, batch_size=batch_size, eval_every=eval_every)
+    compiled = inspect.unwrap(_fit) if holds_tracer(training) else _fit
+    return compiled(training, data, key, order, start, eval_data, steps=steps, batch_size=batch_size, eval_every=eval_every)
 
 
 @partial(jax.jit, static_argnames=("training", "steps", "batch_size", "eval_every"))
@@ -152,7 +157,9 @@ def evaluate(objective: Objective, params, state, data, *, batch_size: int | Non
         if batch_size < 1 or examples < 1:
             raise ValueError(f"evaluate: batch_size {batch_size} of {examples} examples")
         batch_size = min(batch_size, examples)
-    return _evaluate(Objective(*objective), params, state, data, batch_size=batch_size)
+    objective = Objective(*objective)
+    compiled = inspect.unwrap(_evaluate) if holds_tracer(objective) else _evaluate
+    return compiled(objective, params, state, data, batch_size=batch_size)
 
 
 @partial(jax.jit, static_argnames=("objective", "batch_size"))

@@ -61,31 +61,34 @@ def find_factory(spec: str) -> Callable:
 def _import_file(path: Path):
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"candidate_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # as for a script: what lies beside it can be imported
+    sys.modules[module.__name__] = module  # dataclasses look for their module there
+    _can_import_from(path.parent)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CandidateError(f"{path} does not import: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
     return module
 
 
 def _import_module(name: str):
-    sys.path.insert(0, "")  # as for `python -m`
+    _can_import_from(Path())
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise InputError(f"there is no module {error.name!r}") from None
         raise CandidateError(f"{name} does not import: {type(error).__name__}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CandidateError(f"{name} does not import: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
+
+
+def _can_import_from(folder: Path):
+    """As for a script, now and when a factory imports something later."""
+    if str(folder.resolve()) not in sys.path:
+        sys.path.insert(0, str(folder.resolve()))
 
 
 def enter(name: str, factory: Callable, space: Mapping[str, Any]) -> Entrant:
@@ -99,6 +102,12 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any]) -> Entrant:
             raise InputError(
                 f"{name} takes no hyperparameter {hyperparameter!r}{did_you_mean(hyperparameter, parameters)}; "
                 f"it takes {', '.join(parameters) or 'none'}"
+            )
+    for hyperparameter, interval in space.items():
+        if not isinstance(interval, Space | int | float):
+            raise InputError(
+                f"the space of {name}'s {hyperparameter} is jnn.log_uniform(low, high), jnn.uniform(low, high) or a number, "
+                f"got {interval!r}"
             )
     full: dict[str, Any] = dict(space)
     if "learning_rate" not in full and ("learning_rate" in parameters or open_ended):
@@ -191,7 +200,7 @@ def takes_traced(entrant: Entrant, task: Task, batch) -> bool:
             jax.eval_shape(function, *arguments)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, InputError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, ValueError) and str(error).startswith("apply_updates: "):
                 problem = str(error).removeprefix("apply_updates: ")
                 raise InputError(f"{entrant.name} on {task.name}: its updates do not fit the parameters: {problem}") from None

@@ -1,7 +1,6 @@
 """The figures of a report: one for each task and question."""
 
 import io
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -41,7 +40,8 @@ def pictures(comparison: Comparison) -> Iterator[tuple[str, str, list[Picture]]]
             (
                 "learning_curves",
                 "Learning curves",
-                f"Validation loss of the final runs over steps: median of {studies} studies; the band holds the middle half.",
+                f"Validation loss of the final runs over steps: median of {studies} studies; the band holds the middle half. "
+                "Where a loss is not finite, it counts as the initial one.",
                 _learning_curves,
             ),
             (
@@ -104,10 +104,9 @@ def _learning_curves(comparison: Comparison, task: str):
     figure, axes = _axes(task, "validation loss", "step")
     for name, color in _colors(comparison).items():
         curve = comparison.curves[task, name]
-        values = np.where(np.isfinite(curve["validation"]), curve["validation"], np.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # all diverged: no line
-            low, median, high = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
+        # as everywhere, a run that diverged counts as the loss at initialisation
+        values = np.where(np.isfinite(curve["validation"]), curve["validation"], curve["initial"][:, None])
+        low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
         axes.plot(curve["step"], median, label=name, **_line(comparison, name))
         axes.fill_between(curve["step"], low, high, color=color, alpha=0.15, linewidth=0)
     axes.set_yscale("log")

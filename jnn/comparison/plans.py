@@ -1,6 +1,8 @@
 """What a comparison will run, checked before anything runs."""
 
 import math
+import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -35,12 +37,23 @@ def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, see
         if not isinstance(value, int | np.integer) or value < least:
             why = ": an interval needs at least two" if name == "studies" and value == 1 else ""
             raise InputError(f"{name} must be a whole number of at least {least}, got {value}{why}")
-    if not 0 <= margin < 1:
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise InputError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
+    if not isinstance(margin, int | float) or not 0 <= margin < 1:
         raise InputError(f"margin is a share of the reference's loss and lies in [0, 1), got {margin}")
+    for argument, value in (("optimizers", optimizers), ("spaces", spaces)):
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise InputError(f"{argument} must be a dict with names as keys, got {value!r}")
+    for name, space in spaces.items():
+        if not isinstance(space, Mapping):
+            raise InputError(f"spaces[{name!r}] must be a dict from hyperparameters to spaces, got {space!r}")
     if isinstance(tasks, str) or not tasks:
         raise InputError(f"tasks must be a list of at least one name, got {tasks!r}")
     found = [find_task(task) for task in tasks]
     names = [task.name for task in found]
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise InputError(f"a task's name is made of letters, digits, '.', '_' and '-', as it names files; got {name!r}")
     if len(set(names)) < len(names):
         raise InputError(f"a task is named twice: {', '.join(names)}")
     if reference not in optimizers:
@@ -78,7 +91,7 @@ def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, see
     on_cpu = jax.default_backend() == "cpu"
     lanes = math.ceil(studies / math.ceil(studies / 64)) if on_cpu else min(studies * trials, 1024)
     notes = [f"{name} was left out: {error}" for name, error in missing]
-    return Plan(found, entrants, reference, trials, studies, margin, seed, lanes, traced, examples, notes)
+    return Plan(found, entrants, reference, trials, studies, margin, int(seed), lanes, traced, examples, notes)
 
 
 def a_batch(task: Task, pool):

@@ -1,5 +1,6 @@
 """Comparing optimizers in one call."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,8 @@ def compare(
 
     Returns a Comparison: `.verdicts`, `.trials` (DataFrames), `.curves`; it prints as its table of verdicts.
     Raises InputError, a ValueError, before anything runs, and DataError where a data file is corrupted. A task whose data
-    cannot be had is left out with a note, and raises only where no other is left.
+    cannot be had is left out with a note, and raises only where no other is left. ReportError, which holds the Comparison,
+    where the report cannot be written.
     """
     from jnn.comparison.report import claim_folder, write_report
     from jnn.comparison.results import collect
@@ -48,11 +50,14 @@ def compare(
     plan = make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, seed)
     folder = None if out is None else claim_folder(out, overwrite)
     began = time.monotonic()
-    cells = run(plan)
+    try:
+        cells = run(plan)
+    except BaseException:
+        if folder is not None and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
     comparison = collect(plan, cells, time.monotonic() - began)
-    if folder is not None:
-        write_report(comparison, folder)
-    return comparison
+    return comparison if folder is None else write_report(comparison, folder, overwrite)
 
 
 def run(plan: Plan) -> dict[tuple[str, str], Cell]:
@@ -63,6 +68,9 @@ def run(plan: Plan) -> dict[tuple[str, str], Cell]:
     # tasks take turns, so that workers do not wait for the same task's program of starts
     cells = [(task, entrant) for entrant in plan.entrants for task in plan.tasks]
     setups = {task.name: Setup(task, plan) for task in plan.tasks}
+    for name in sorted({name for (_, name), traced in plan.traced.items() if not traced}):
+        programs = f"{plan.trials * plan.studies} programs are compiled for each task"
+        print(f"{name} needs its hyperparameters as plain numbers: {programs}, a second or so each", file=sys.stderr)
     with Progress(len(cells) * (plan.trials + 1) * plan.studies) as progress:
 
         def work(task, entrant):

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class Comparison:
     curves: dict[tuple[str, str], dict[str, np.ndarray]]  # (task, optimizer) -> step (points,), training and validation
     protocol: dict[str, Any]
     environment: dict[str, Any]
+    folder: Path | None = None  # where the report was written
 
     def to_json(self) -> str:
         """All of it, under the keys verdicts, trials, curves, protocol, environment. What is not finite is null."""
@@ -95,7 +97,9 @@ def judge(plan: "Plan", cells: "dict[tuple[str, str], Cell]") -> list[dict[str, 
         reference = losses[task, plan.reference]
         row = {"task": task, "optimizer": name, "reference": plan.reference, **pair._asdict(), "p_adjusted": p_adjusted}
         row["detectable"] = statistics.detectable_difference(losses[task, name], reference, len(pairs))
-        row["verdict"] = statistics.verdict(pair, p_adjusted, plan.margin * reference.mean())
+        row["verdict"] = statistics.verdict(pair, p_adjusted, plan.margin * abs(reference.mean()))
+        if cells[task, name].final_diverged.all() and cells[task, plan.reference].final_diverged.all():
+            row["verdict"] = "no difference shown"  # between two that never trained, equal losses mean nothing
         rows.append({key: value if isinstance(value, str) else float(value) for key, value in row.items()})
     return rows
 

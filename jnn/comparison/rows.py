@@ -67,9 +67,10 @@ def cost(comparison: Comparison) -> str:
     protocol, environment = comparison.protocol, comparison.environment
     device, machine = environment["device"], environment["machine"]
     where = f"{machine['processor']}, {machine['cores']} cores" if device["platform"] == "cpu" else device["kind"]
+    trials = f"{protocol['trials']} trial{'s' if protocol['trials'] > 1 else ''}"
     return (
         f"{environment['trainings']:,} trainings in {environment['seconds']:.0f} s on {where}: {protocol['studies']} studies, "
-        f"each with {protocol['trials']} trials and one final run of each optimizer on each task"
+        f"each with {trials} and one final run of each optimizer on each task"
     )
 
 

@@ -43,7 +43,7 @@ def holm(p_values) -> np.ndarray:
 
 
 def detectable_difference(losses, reference, comparisons: int) -> float:
-    """The true mean difference that a paired t finds with 80 % power, given the spread of these studies.
+    """The true mean difference that a paired t tells from zero with 80 % power, given the spread of these studies.
 
     At the level 0.05 / comparisons, which Holm's procedure asks of its smallest p value: an upper bound for the others.
     From the noncentral t distribution, both tails counted (Cohen 1988, section 2.3)."""

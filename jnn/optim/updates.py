@@ -3,6 +3,7 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 
 from jnn.types import PyTree
 
@@ -28,8 +29,9 @@ def difference(expected: PyTree, given: PyTree, expected_name: str, given_name: 
         details = [f"{word} {', '.join(some)}" for word, some in (("without", missing), ("with", added)) if some]
         return f"{given_name} have another structure than the {expected_name} ({', '.join(details) or given_tree})"
     for (path, a), (_, b) in zip(expected_leaves, given_leaves, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return f"{_path(path)}: {expected_name} are {a.dtype} {a.shape}, {given_name} are {b.dtype} {b.shape}"
+        a, b = (f"{jnp.result_type(leaf)} {jnp.shape(leaf)}" for leaf in (a, b))
+        if a != b:
+            return f"{_path(path)}: {expected_name} are {a}, {given_name} are {b}"
     return None
 
 

@@ -13,6 +13,8 @@ from jnn.comparison.rows import headline
 
 from tiny import tiny_task
 
+SPACES = {"adam": {"learning_rate": jnn.log_uniform(0.02, 0.3)}}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -28,7 +30,7 @@ def comparison(folder):
         return jnn.optim.sgd(learning_rate * np.nan)
 
     optimizers = {"adam": jnn.optim.adam, "a<b>": stuck, "nan": nan}
-    return jnn.compare(optimizers, [tiny_task(), tiny_task("second", steps=8)], trials=3, studies=4, out=folder)
+    return jnn.compare(optimizers, [tiny_task(), tiny_task("second", steps=8)], spaces=SPACES, trials=3, studies=8, out=folder)
 
 
 def test_the_tables_have_the_columns_that_are_promised(comparison):
@@ -37,9 +39,9 @@ def test_the_tables_have_the_columns_that_are_promised(comparison):
     assert len(comparison.verdicts) == 4
     trials = ["task", "optimizer", "study", "phase", "trial", "hyperparameters", "validation_loss", "test_loss", "diverged"]
     assert set(trials) <= set(comparison.trials.columns)
-    assert comparison.trials.phase.value_counts().to_dict() == {"tune": 2 * 3 * 4 * 3, "final": 2 * 3 * 4}
+    assert comparison.trials.phase.value_counts().to_dict() == {"tune": 2 * 3 * 8 * 3, "final": 2 * 3 * 8}
     assert set(comparison.curves) == {(task, name) for task in ("tiny", "second") for name in ("adam", "a<b>", "nan")}
-    assert comparison.curves["tiny", "adam"]["training"].shape == (4, 4)
+    assert comparison.curves["tiny", "adam"]["training"].shape == (8, 4)
 
 
 def test_tuning_rows_hold_no_test_scores(comparison):
@@ -71,7 +73,7 @@ def test_results_json_holds_everything(comparison, folder):
     row = next(row for row in content["verdicts"] if (row["task"], row["optimizer"]) == ("tiny", "nan"))
     np.testing.assert_allclose([row["difference"], row["p_value"]], [again.difference, again.p_value], rtol=1e-5)
     assert content["curves"]["tiny"]["nan"]["training"][0][-1] is None
-    assert content["protocol"]["optimizers"]["adam"]["spaces"]["learning_rate"] == {"low": 1e-3, "high": 1.0, "scale": "log"}
+    assert content["protocol"]["optimizers"]["adam"]["spaces"]["learning_rate"] == {"low": 0.02, "high": 0.3, "scale": "log"}
     assert re.fullmatch("[0-9a-f]{64}", content["protocol"]["optimizers"]["nan"]["source_sha256"])
     assert {"jax", "jnn", "optax", "python"} <= set(content["environment"]["versions"])
     assert content["protocol"]["seed"] == 0
@@ -104,14 +106,12 @@ def test_the_page_needs_nothing_else(comparison, folder):
 def test_what_a_reader_must_know_is_noted(comparison):
     notes = "\n".join(comparison.notes())
     assert "tiny: diverged" in notes
-    assert "nan 12 of 12 trials and 4 of 4 final runs" in notes
-    assert re.search(r"tiny, a<b>: in [34] of 4 studies the best learning_rate was the one nearest the upper border", notes)
+    assert "nan 24 of 24 trials and 8 of 8 final runs" in notes
+    assert re.search(r"tiny, a<b>: in [4-8] of 8 studies the best learning_rate was the one nearest the upper border", notes)
 
 
 def test_the_headline_says_who_is_what_on_which_task(comparison):
-    assert "nan is worse than adam on tiny, second." in headline(comparison) or "nan is worse than adam on tiny" in str(
-        comparison
-    )
+    assert "nan is worse than adam on tiny, second." in headline(comparison)
 
 
 def test_a_narrow_terminal_keeps_the_verdicts(comparison):
