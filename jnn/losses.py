@@ -32,19 +32,22 @@ def softmax_cross_entropy(prediction, target, *, smoothing=None):
             f"softmax_cross_entropy: logits {prediction.shape} want integer targets of shape {prediction.shape[:-1]} "
             f"or probabilities of shape {prediction.shape}, got {target.dtype} {target.shape}"
         )
-    logits = _wide(prediction)
-    log_normalizer = jax.nn.logsumexp(logits, axis=-1)
+    # not logsumexp less the logit: that loses digits where all logits are large
+    log_probabilities = jax.nn.log_softmax(_wide(prediction), axis=-1)
+    zero = jnp.zeros_like(log_probabilities)
     if by_index:
-        chosen = jnp.take_along_axis(logits, target[..., None], axis=-1, mode="fill")[..., 0]
-        # a negative index would count from the end
-        losses = log_normalizer - jnp.where(target >= 0, chosen, jnp.nan)
+        # a selection and not a gather, whose derivative is a scatter: many small kernels on a CPU
+        chosen = jax.nn.one_hot(target, classes, dtype=bool)
+        losses = -jnp.sum(jnp.where(chosen, log_probabilities, zero), axis=-1)
+        losses = jnp.where((target >= 0) & (target < classes), losses, jnp.full_like(losses, jnp.nan))
     else:
-        probabilities = target.astype(logits.dtype)
-        losses = jnp.sum(probabilities * (log_normalizer[..., None] - logits), axis=-1)
+        probabilities = target.astype(log_probabilities.dtype)
+        # an impossible class (-inf) of probability 0 counts nothing
+        losses = -jnp.sum(jnp.where(probabilities == 0, zero, probabilities * log_probabilities), axis=-1)
     if smoothing is None:
         return losses
-    share = jnp.asarray(smoothing, logits.dtype)
-    uniform = log_normalizer - jnp.sum(logits, axis=-1) / classes
+    share = jnp.asarray(smoothing).astype(losses.dtype)
+    uniform = -jnp.sum(log_probabilities, axis=-1) / classes
     return (1 - share) * losses + share * uniform
 
 
