@@ -1,5 +1,6 @@
 """The README's code runs as it stands there, and so do its commands (with a smaller budget)."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -56,3 +57,16 @@ def test_the_two_lines_set_up_an_environment_of_their_own():
 def test_every_link_of_the_readme_leads_to_a_file():
     for target in re.findall(r"\]\((?!http)(.*?)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_figures_are_those_that_were_recorded():
+    def recorded(name):
+        return json.loads((ROOT / "experiments" / "benchmarks" / "results" / f"{name}.json").read_text())["results"]
+
+    seconds = recorded("compare_defaults")["seconds"]
+    assert f"{seconds['median']:.0f} s ({seconds['least']:.1f} to {seconds['most']:.1f})" in README
+    for found in recorded("sweep").values():
+        ratio = found["speedup"]["loop"]
+        assert f"| {ratio['median']:.1f} ({ratio['least']:.1f} to {ratio['most']:.1f}) |" in README
+    for task, found in recorded("false_verdicts")["adam_against_itself"].items():
+        assert f"{100 * found['false_verdicts']['share']:.1f} % on `{task}`" in README
