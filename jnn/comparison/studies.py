@@ -182,16 +182,19 @@ def _runs(plan: Plan, setup: Setup, entrant: Entrant, advance):
 
     @cache
     def program_for(items):  # the factory needs numbers: a program for each trial, of one lane
-        return jax.jit(jax.vmap(lambda start, data: one_run(dict(items), start, data), in_axes=(0, None)))
+        return jax.jit(lambda start, data: one_run(dict(items), start, data))
 
     def runs(hyperparameters, studies, purpose):
         results, lanes = [], plan.lanes if traced else 1
         for chunk_values, chunk in chunks((hyperparameters, studies), lanes):
-            start = setup.starts(tuple(chunk.tolist()), purpose)
             if traced:
+                start = setup.starts(tuple(chunk.tolist()), purpose)
                 result = program({name: a.astype(np.float32) for name, a in chunk_values.items()}, start, data)
             else:
+                # two lanes for one: XLA of jaxlib 0.11 does not come back from compiling the starts of a single one
+                start = jax.tree.map(lambda a: a[0], setup.starts((int(chunk[0]),) * 2, purpose))
                 result = program_for(tuple((name, float(a[0])) for name, a in chunk_values.items()))(start, data)
+                result = jax.tree.map(lambda a: a[None], result)
             results.append(jax.device_get(result))
             advance(min(lanes, len(studies) - lanes * (len(results) - 1)))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(studies)], *results)
