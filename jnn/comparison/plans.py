@@ -78,7 +78,7 @@ def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, see
     traced = {}
     for task in found:
         size = count_examples(examples[task.name].pool, task.name)
-        held_out = task.validation + (task.test if examples[task.name].test is None else 0)
+        held_out = count_held_out(task, examples[task.name])
         if not 1 <= task.points <= task.steps or task.validation < 1:
             raise InputError(f"{task.name}: {task.points} points of {task.steps} steps, {task.validation} validation examples")
         if size - held_out < task.batch_size:
@@ -92,6 +92,11 @@ def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, see
     lanes = math.ceil(studies / math.ceil(studies / 64)) if on_cpu else min(studies * trials, 1024)
     notes = [f"{name} was left out: {error}" for name, error in missing]
     return Plan(found, entrants, reference, trials, studies, margin, int(seed), lanes, traced, examples, notes)
+
+
+def count_held_out(task: Task, examples: Examples) -> int:
+    """How many examples of the pool a study does not train on."""
+    return task.validation + (task.test if examples.test is None else 0)
 
 
 def a_batch(task: Task, pool):

@@ -23,7 +23,7 @@ import numpy as np
 
 from jnn.comparison.entrants import Entrant, build
 from jnn.comparison.errors import InputError
-from jnn.comparison.plans import Plan, a_batch
+from jnn.comparison.plans import Plan, a_batch, count_held_out
 from jnn.comparison.spaces import Space
 from jnn.comparison.tasks import Examples, Task
 from jnn.data.orders import batch_order, shuffled
@@ -74,7 +74,7 @@ def _start(task: Task, key, study, purpose, data: Examples) -> Start:
     init_key, order_key, noise_key = jax.random.split(jax.random.fold_in(study_key, purpose), 3)
 
     examples = count_examples(data.pool, task.name)
-    held_out = task.validation + (task.test if data.test is None else 0)
+    held_out = count_held_out(task, data)
     split = shuffled(jax.random.fold_in(study_key, SPLIT), jnp.arange(examples), examples)
     validation, test, train = split[: task.validation], split[task.validation : held_out], split[held_out:]
     params, state = task.objective.init(init_key, a_batch(task, data.pool))
