@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jnn.combinators import as_layer
+from jnn.pairs import as_layer
 from jnn.types import Aux, Objective
 
 

@@ -4,6 +4,8 @@ import os
 import jax
 import pytest
 
+import layer_properties
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 if "JAX_PLATFORMS" not in os.environ:
     # several test processes would fight over the memory of one accelerator
@@ -33,3 +35,8 @@ def raises():
         assert str(error.value) == message
 
     return expect
+
+
+def pytest_generate_tests(metafunc):
+    """A class that inherits the properties of a family runs them for each row of its table."""
+    layer_properties.pytest_cases(metafunc)

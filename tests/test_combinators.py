@@ -8,6 +8,53 @@ from flax import nnx
 
 import jnn
 
+from layer_properties import Case, LayerProperties
+
+
+def running_mean() -> jnn.Layer:
+    """A user's own layer with state: takes away a running mean of the last axis."""
+
+    def init(key, x):
+        return {}, {"mean": jnp.zeros(x.shape[-1:], jnp.float32)}
+
+    def apply(params, state, x, *, key=None, train=False):
+        if train:
+            mean = jnp.mean(x, axis=range(x.ndim - 1)).astype(state["mean"].dtype)
+            state = {"mean": 0.5 * state["mean"] + 0.5 * mean}
+        return x - state["mean"].astype(x.dtype), state
+
+    return jnn.Layer(init, apply)
+
+
+def flax_dense(params, x):
+    return nn.Dense(params["b"].size).apply({"params": {"kernel": params["w"], "bias": params["b"]}}, x)
+
+
+def flax_network(params, state, x):
+    x = jax.lax.collapse(x, x.ndim - 2)
+    x = nn.relu(flax_dense(params["dense_1"], x))
+    return flax_dense(params["head"], x - state["running_mean_4"]["mean"])
+
+
+CASES = [
+    Case("serial of a function", lambda: jnn.serial(jnp.tanh), (4,), lambda p, s, x: jax.nn.tanh(x)),
+    Case(
+        "serial",
+        lambda rate: jnn.serial(
+            jnn.flatten(2), jnn.dense(32), jax.nn.relu, jnn.dropout(rate), running_mean(), head=jnn.dense(3)
+        ),
+        (2, 3),
+        flax_network,
+        (0.3,),
+        is_random=True,
+        has_params=True,
+    ),
+]
+
+
+class TestEveryCombinator(LayerProperties):
+    cases = CASES
+
 
 def counter() -> jnn.Layer:
     """A user's own layer: adds how often it was trained."""

@@ -1,12 +1,9 @@
 """Linear maps."""
 
-from collections.abc import Mapping
-
-import jax
 import jax.numpy as jnp
 
-from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, zeros
+from jnn.layers.checks import keys_for, require_dtype, require_floating, require_width, taken
 from jnn.numbers import whole
 from jnn.types import Layer
 
@@ -20,21 +17,15 @@ def dense(features: int, *, w_init=lecun_normal(), b_init=zeros) -> Layer:
     features = whole("dense", "features", features)
 
     def init(key, x):
-        if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise LayerError("dense", f"expected floating-point input (..., in), got {x.dtype} {x.shape}")
-        w_key, b_key = jax.random.split(key)
+        require_floating("dense", x, "(..., in)")
+        w_key, b_key = keys_for("dense", key, 2)
         w = w_init(w_key, (x.shape[-1], features), jnp.float32)
         return {"w": w, "b": b_init(b_key, (features,), jnp.float32)}, {}
 
     def apply(params, state, x, *, key=None, train=False):
-        if not isinstance(params, Mapping) or set(params) != {"w", "b"}:
-            got = (sorted(params) or "none") if isinstance(params, Mapping) else type(params).__name__
-            raise LayerError("dense", f"expected parameters w and b, got {got}")
-        w, b = params["w"], params["b"]
-        if x.shape[-1:] != w.shape[:1]:
-            raise LayerError("dense", f"expected {w.shape[0]} features in the last axis, got {x.shape}")
-        if x.dtype != w.dtype:
-            raise LayerError("dense", f"expected {w.dtype} input, as the parameters are, got {x.dtype}: cast one of them")
+        w, b = taken("dense", params, "w", "b")
+        require_width("dense", x, w.shape[0])
+        require_dtype("dense", x, w.dtype)
         return x @ w + b, state
 
     return Layer(init, apply)

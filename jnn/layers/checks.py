@@ -1,0 +1,72 @@
+"""What a layer asks of its arguments before it computes, each in a sentence with the numbers."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jnn.errors import LayerError
+
+
+def keys_for(kind: str, key, n: int):
+    """n keys to draw initial parameters from."""
+    if key is None:
+        raise LayerError(kind, "init needs a key")
+    return jax.random.split(key, n)
+
+
+def require_array(kind: str, x, form: str, least: int = 1) -> None:
+    """Raises unless x is an array of at least `least` axes; `form` says which: "(..., in)"."""
+    if not (hasattr(x, "ndim") and hasattr(x, "dtype")):
+        raise LayerError(kind, f"expected an array {form}, got {describe(x)}")
+    if x.ndim < least:
+        raise LayerError(kind, f"expected an array {form}, got {x.dtype} {x.shape}")
+
+
+def require_floating(kind: str, x, form: str, least: int = 1) -> None:
+    """Raises unless x is a floating-point array of at least `least` axes."""
+    if not (hasattr(x, "ndim") and hasattr(x, "dtype")):
+        raise LayerError(kind, f"expected an array {form}, got {describe(x)}")
+    if x.ndim < least or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise LayerError(kind, f"expected floating-point input {form}, got {x.dtype} {x.shape}")
+
+
+def require_width(kind: str, x, width: int) -> None:
+    """Raises unless the last axis of x has `width` entries."""
+    if not hasattr(x, "shape"):
+        raise LayerError(kind, f"expected {width} features in the last axis, got {describe(x)}")
+    if x.shape[-1:] != (width,):
+        raise LayerError(kind, f"expected {width} features in the last axis, got {x.shape}")
+
+
+def require_dtype(kind: str, x, dtype) -> None:
+    """Raises unless x has the dtype of the parameters: nothing is promoted in silence."""
+    if x.dtype != dtype:
+        raise LayerError(kind, f"expected {dtype} input, as the parameters are, got {x.dtype}: cast one of them")
+
+
+def taken(kind: str, params, *names: str) -> list:
+    """The parameters called so, in this order. Raises where the tree is another."""
+    return _taken(kind, "parameters", params, names)
+
+
+def taken_state(kind: str, state, *names: str) -> list:
+    """The entries of a state called so, in this order. Raises where the tree is another."""
+    return _taken(kind, "state", state, names)
+
+
+def _taken(kind, what, tree, names):
+    if not isinstance(tree, Mapping) or set(tree) != set(names):
+        got = (sorted(map(str, tree)) or "none") if isinstance(tree, Mapping) else type(tree).__name__
+        wanted = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        raise LayerError(kind, f"expected {what} {wanted}, got {got}")
+    return [tree[name] for name in names]
+
+
+def describe(x) -> str:
+    """What x is, in a few words: never the numbers of an array."""
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return f"{x.dtype} {x.shape}"
+    if isinstance(x, tuple | list) and not hasattr(x, "_fields"):
+        return f"a {type(x).__name__} of {len(x)}"
+    return f"a {type(x).__name__}" if isinstance(x, Mapping) or hasattr(x, "_fields") else f"{type(x).__name__} {x!r}"[:80]

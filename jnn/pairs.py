@@ -1,0 +1,166 @@
+"""What every layer made of layers needs: one form for its children, their names, and the call that knows where it is."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import jax
+
+from jnn.errors import LayerError, at
+from jnn.types import Layer, is_pair
+
+
+def as_layer(layer: Any) -> Layer:
+    """A Layer from a Layer, a pair of functions, or a plain function. Raises TypeError for anything else.
+
+    A plain function receives what the layer before it returned; a tuple (of `parallel`, say) as several arguments."""
+    if is_pair(layer):
+        return Layer(*layer)
+    _refuse_what_is_no_function(layer)
+
+    def init(key, x):
+        return {}, {}
+
+    def apply(params, state, x, *, key=None, train=False):
+        if params:
+            raise LayerError(kind(layer), f"is a plain function, but got parameters {', '.join(map(str, params))}")
+        y = layer(*x) if type(x) is tuple else layer(x)
+        if is_pair(y):
+            raise TypeError(f"{kind(layer)} is a factory that returns a Layer: call it, as in {kind(layer)}(...)")
+        return y, state
+
+    init.__qualname__ = f"{kind(layer)}.<locals>.init"
+    return Layer(init, apply)
+
+
+def _refuse_what_is_no_function(layer):
+    if inspect.isclass(layer):
+        raise TypeError(f"{layer.__name__} is a class, not a layer: give a Layer or a function of one array")
+    if isinstance(layer, list | tuple):
+        raise TypeError(
+            f"expected a Layer or a function of one array, got {type(layer).__name__} of {len(layer)}: write serial(*layers)"
+        )
+    library = {base.__module__.partition(".")[0] for base in type(layer).__mro__} & {"flax", "equinox", "haiku"}
+    # a callable that is a pytree of arrays holds parameters that nothing would train
+    if library or any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(layer)):
+        raise TypeError(
+            f"{type(layer).__name__} is a module that holds its own parameters: give a pair instead, "
+            "jnn.Layer(init, apply) with init(key, x) -> (params, state) and "
+            "apply(params, state, x, *, key=None, train=False) -> (y, state)"
+        )
+    if not callable(layer):
+        raise TypeError(f"expected a Layer or a function of one array, got {type(layer).__name__} {layer!r}")
+    if getattr(layer, "__module__", "").startswith(("jnn.layers", "jnn.combinators", "jnn.models")):
+        raise TypeError(f"{layer.__name__} is a factory that returns a Layer: call it, as in {layer.__name__}(...)")
+
+
+def kind(layer: Any) -> str:
+    """The factory's name for a Layer, read off its `init` ("dense.<locals>.init"), or the function's own name."""
+    if not is_pair(layer):
+        return getattr(layer, "__name__", type(layer).__name__).strip("<>")
+    scopes = getattr(layer[0], "__qualname__", "layer").split(".<locals>.")
+    return scopes[-2].rpartition(".")[2] if len(scopes) > 1 else "layer"
+
+
+def named_children(owner: str, layers: tuple, named: Mapping[str, Any]) -> dict[str, Layer]:
+    """-> {name: Layer}: a positional child is called by its kind and its position, a keyword child by its keyword."""
+    children = [(f"{kind(layer)}_{i}", as_layer(layer)) for i, layer in enumerate(layers)]
+    children += [(name, as_layer(layer)) for name, layer in named.items()]
+    names = [name for name, _ in children]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{owner}: two children have one name, {names}: choose another keyword")
+    return dict(children)
+
+
+class Call(NamedTuple):
+    """One application of a child, as `watch` reports it."""
+
+    path: tuple[str, ...]
+    layer: Layer
+    params: Any
+    state: Any
+    x: Any
+    extra: dict[str, Any]
+    y: Any
+
+
+_path: ContextVar[tuple[str, ...]] = ContextVar("path", default=())
+_watcher: ContextVar[Callable[[Call], None] | None] = ContextVar("watcher", default=None)
+
+
+def call(name: str, layer: Layer, params, state, x, *, key=None, train=False, extra: Mapping[str, Any] = {}):
+    """`layer.apply`, given those of `extra` that it takes; errors inside it begin with `name`, and so do the names of its
+    operations in a profile. -> (y, state)"""
+    taken = {k: v for k, v in extra.items() if k in extra_arguments(layer)}
+    token = _path.set((*_path.get(), name))
+    try:
+        with at(name), jax.named_scope(name):
+            y, new_state = layer.apply(params, state, x, key=key, train=train, **taken)
+        watcher = _watcher.get()
+        if watcher is not None:
+            watcher(Call(_path.get(), layer, params, state, x, taken, y))
+    finally:
+        _path.reset(token)
+    return y, new_state
+
+
+def init_child(name: str, layer: Layer, key, x):
+    """`layer.init`, whose errors begin with `name`. -> (params, state)"""
+    with at(name):
+        return layer.init(key, x)
+
+
+@contextmanager
+def watch(watcher: Callable[[Call], None]) -> Iterator[None]:
+    """Hands every Call of a child, innermost first, to `watcher`, while a model is traced inside. For summaries."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def shape_after(name: str, layer: Layer, params, state, x):
+    """The shapes that `layer` returns, with train=False; nothing is computed."""
+    return jax.eval_shape(lambda p, s, x: call(name, layer, p, s, x)[0], params, state, x)
+
+
+def extra_arguments(layer: Layer) -> tuple[str, ...]:
+    """The keyword arguments of `layer.apply` beyond key and train (`lengths`, `mask`), by signature."""
+    parameters = inspect.signature(layer.apply).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("key", "train"))
+
+
+def forwarding(owner: str, children, apply: Callable) -> Callable:
+    """`apply(params, state, x, *, key, train, extra)` of a layer made of `children`, as a Layer's apply function: it takes
+    the extra keyword arguments that any child takes, and says so in its signature."""
+    names = sorted({name for child in children for name in extra_arguments(child)})
+
+    def outer(params, state, x, *, key=None, train=False, **extra):
+        unknown = sorted(set(extra) - set(names))
+        if unknown:
+            takes = f"they take {', '.join(names)}" if names else "none of them takes any"
+            raise LayerError(owner, f"no layer inside takes the argument {', '.join(unknown)}; {takes}")
+        return apply(params, state, x, key=key, train=train, extra=extra)
+
+    own = list(inspect.signature(lambda params, state, x, *, key=None, train=False: None).parameters.values())
+    given = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    outer.__signature__ = inspect.Signature([*own, *given])  # pyright: ignore[reportFunctionMemberAccess]
+    outer.__qualname__ = f"{owner}.<locals>.apply"
+    return outer
+
+
+def check_children(owner: str, params: Any, names) -> None:
+    """Raises LayerError when `params` is no dict, or has an entry for a child that there is not."""
+    if not isinstance(params, Mapping):
+        raise LayerError(owner, f"expected a dict of parameters, got {type(params).__name__}")
+    foreign = sorted(set(params) - set(names))
+    if foreign:
+        raise LayerError(owner, f"parameters for {', '.join(foreign)}, but its children are {', '.join(names) or 'none'}")
+
+
+def split(key, n: int) -> list:
+    """n keys, or n times None."""
+    return [None] * n if key is None else list(jax.random.split(key, n)) if n else []

@@ -1,0 +1,346 @@
+"""What holds for every layer. A family's test file lists its layers as rows and inherits the tests:
+
+CASES = [Case("dense", lambda: jnn.dense(3), shape=(4,), oracle=flax_dense, has_params=True)]
+
+class TestEveryLayer(LayerProperties):
+    cases = CASES
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint
+import pytest
+import safetensors.flax
+
+import jnn
+
+
+def normal(shape, dtype, rng):
+    return rng.normal(size=shape).astype(dtype)
+
+
+class Case(NamedTuple):
+    name: str
+    make: Callable[..., jnn.Layer]  # of its real hyperparameters
+    shape: tuple[int, ...]  # of one example
+    oracle: Callable[..., Any]  # (params, state, x) -> y, with train=False, by another library or by a formula
+    reals: tuple[float, ...] = ()
+    is_random: bool = False  # while training
+    has_params: bool = False
+    input: Callable = normal  # (shape, dtype, numpy generator) -> a numpy array or a pytree of them: normal numbers
+    leading: bool = True  # takes any number of leading axes
+    mixes_examples: bool = False  # while training, an example's value depends on the others (batch norm)
+    fresh_state: bool = False  # the state is that of init (a cache), and changes with train=False too
+    differentiable: bool = True  # with respect to x
+    rtol: float = 1e-5  # float32; 1e-12 in float64. More only with the reason beside it.
+
+
+def pytest_cases(metafunc):
+    """Called from conftest: each test of the class runs for each row of its table."""
+    if "case" in metafunc.fixturenames and getattr(metafunc.cls, "cases", None) is not None:
+        cases = metafunc.cls.cases
+        wanted = getattr(metafunc.function, "rows", None)
+        cases = [case for case in cases if wanted is None or wanted(case)]
+        metafunc.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+def only(condition):
+    """The test is for those rows where the condition holds."""
+
+    def mark(test):
+        test.rows = condition
+        return test
+
+    return mark
+
+
+def filled(tree, dtype=np.float32, seed=0, positive=False):
+    """The same tree with normal numbers in it: biases that are zero would hide a sign."""
+    rng = np.random.default_rng(seed)
+
+    def fill(leaf):
+        numbers = rng.normal(size=leaf.shape)
+        return jnp.asarray(0.5 + np.abs(numbers) if positive else numbers, dtype)
+
+    return jax.tree.map(fill, tree)
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstacked(tree):
+    count = jax.tree.leaves(tree)[0].shape[0]
+    return [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(count)]
+
+
+def inputs(case, leading, dtype=np.float32):
+    x = case.input((*leading, *case.shape), dtype, np.random.default_rng(3))
+    return jax.tree.map(jnp.asarray, x)
+
+
+def shapes_of(tree):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def example(case, leading=(5,), dtype=np.float32):
+    """-> layer, params, state, x: parameters of normal numbers, all floating-point ones in `dtype`"""
+    layer = case.make(*case.reals)
+    leading = leading if case.leading else ()
+    params, state = jax.eval_shape(layer.init, jax.random.key(0), shapes_of(inputs(case, leading)))
+    params = filled(params, dtype, 1)
+    if case.fresh_state:
+        state = layer.init(jax.random.key(0), inputs(case, leading))[1]
+        state = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, state)
+    else:
+        state = filled(state, dtype, 2, positive=True)
+    return layer, params, state, inputs(case, leading, dtype)
+
+
+def oracle(case, *args):
+    with jax.numpy_dtype_promotion("standard"):
+        return case.oracle(*args)
+
+
+def precision_of(dtype):
+    return jax.enable_x64(True) if dtype == jnp.float64 else contextlib.nullcontext()
+
+
+def inner_product(towards, y):
+    return sum(jnp.vdot(t, a) for t, a in zip(jax.tree.leaves(towards), jax.tree.leaves(y), strict=True))
+
+
+def floats(tree):
+    """The floating-point leaves: what has a derivative. Integers (senders, tokens) are carried along."""
+    return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
+
+
+class LayerProperties:
+    cases: Any = None
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=lambda d: d.__name__)
+    def test_values_and_gradients_equal_the_oracles(self, case, dtype):
+        rtol = case.rtol if dtype == jnp.float32 else 1e-12
+        with precision_of(dtype):
+            layer, params, state, x = example(case, dtype=dtype)
+            expected = jax.jit(lambda p, x: oracle(case, p, state, x))(params, x)
+            y = jax.jit(lambda p, x: layer.apply(p, state, x)[0])(params, x)
+            chex.assert_trees_all_equal_shapes_and_dtypes(y, expected)
+            chex.assert_trees_all_close(y, expected, rtol=rtol, atol=rtol)
+
+            towards = filled(jax.tree.leaves(floats(y)), dtype, 4)
+            wrt = (
+                (0, 1) if case.differentiable and all(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(x)) else 0
+            )
+            ours = jax.grad(lambda p, x: inner_product(towards, floats(layer.apply(p, state, x)[0])), wrt)
+            theirs = jax.grad(lambda p, x: inner_product(towards, floats(oracle(case, p, state, x))), wrt)
+            ours, theirs = jax.jit(ours)(params, x), jax.jit(theirs)(params, x)
+            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                scale = max(1.0, float(jnp.max(jnp.abs(b), initial=0)))
+                np.testing.assert_allclose(a / scale, b / scale, rtol=rtol, atol=rtol)
+
+    @only(lambda case: case.differentiable)
+    def test_gradients_equal_centred_differences(self, case):
+        layer, params, state, x = example(case, leading=(2,))
+        moved = {"params": params, "x": floats(x)}
+        treedef = jax.tree.structure(x)
+        fixed = jax.tree.leaves(x)
+
+        def value(moved):
+            rest = iter(moved["x"])
+            leaves = [next(rest) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in fixed]
+            return layer.apply(moved["params"], _like(moved, state), jax.tree.unflatten(treedef, leaves))[0]
+
+        jnn.check_gradients(value, (moved,))
+
+    def test_jit_vmap_and_scan_give_the_oracles_values(self, case):
+        layer, params, state, x = example(case)
+        batch = x if case.leading else jax.tree.map(lambda a: jnp.stack([a, a]), x)
+        expected = jax.vmap(lambda x: oracle(case, params, state, x))(batch)
+
+        def apply(x):
+            return layer.apply(params, state, x)[0]
+
+        close = {"rtol": 10 * case.rtol, "atol": 10 * case.rtol}
+        if case.leading:
+            chex.assert_trees_all_close(jax.jit(apply)(x), expected, **close)
+        chex.assert_trees_all_close(jax.jit(jax.vmap(apply))(batch), expected, **close)
+        scanned = jax.jit(lambda xs: jax.lax.scan(lambda carry, x: (carry, apply(x)), None, xs)[1])(batch)
+        chex.assert_trees_all_close(scanned, expected, **close)
+
+    def test_training_works_under_jit_vmap_grad_and_scan(self, case, key):
+        layer, params, state, x = example(case, leading=(3, 5))
+        x = x if case.leading else jax.tree.map(lambda a: jnp.stack([a] * 3), x)
+        keys = jax.random.split(key, 3)
+        each_key = list(keys)
+
+        def apply(params, state, x, key):
+            return layer.apply(params, state, x, key=key, train=True)
+
+        def step(params, state, x, key):
+            y, state = apply(params, state, x, key)
+            return state, y
+
+        def scanned(params):
+            return jax.lax.scan(lambda s, x_and_key: step(params, s, *x_and_key), state, (x, keys))
+
+        def unrolled(params):
+            last, ys = state, []
+            for x_t, key_t in zip(unstacked(x), each_key, strict=True):
+                last, y = step(params, last, x_t, key_t)
+                ys.append(y)
+            return last, stacked(ys)
+
+        def value_and_gradient(run):
+            def value(p):
+                last, ys = run(p)
+                return sum(jnp.sum(jnp.square(y)) for y in floats(ys)), (last, ys)
+
+            return jax.jit(jax.value_and_grad(value, has_aux=True))(params)
+
+        (_, in_scan), scan_grads = value_and_gradient(scanned)
+        (_, in_loop), loop_grads = value_and_gradient(unrolled)
+        close = {"rtol": 20 * case.rtol, "atol": 20 * case.rtol}
+        chex.assert_trees_all_close(in_scan, in_loop, **close)
+        for a, b in zip(jax.tree.leaves(scan_grads), jax.tree.leaves(loop_grads), strict=True):
+            scale = max(1.0, float(jnp.max(jnp.abs(b), initial=0)))
+            np.testing.assert_allclose(a / scale, b / scale, **close)
+
+        compiled = jax.jit(apply)
+        together = jax.vmap(compiled, (None, None, 0, 0))(params, state, x, keys)
+        apart = [compiled(params, state, x_t, key_t) for x_t, key_t in zip(unstacked(x), each_key, strict=True)]
+        chex.assert_trees_all_close(together, stacked(apart), **close)
+
+    @only(lambda case: case.leading)
+    @pytest.mark.parametrize("leading", [(), (1,), (2, 3)], ids=str)
+    def test_any_number_of_leading_axes_gives_each_example_its_own_value(self, case, leading):
+        layer, params, state, x = example(case, leading)
+        y, _ = jax.jit(layer.apply)(params, state, x)
+        count = int(np.prod(leading))
+        flat = jax.tree.map(lambda a: a.reshape(count, *a.shape[len(leading) :]), x)
+        single = jax.jit(lambda one: oracle(case, params, state, one))
+        each = stacked([single(one) for one in unstacked(flat)])
+        each = jax.tree.map(lambda a: a.reshape(*leading, *a.shape[1:]), each)
+        chex.assert_trees_all_close(y, each, rtol=10 * case.rtol, atol=10 * case.rtol)
+
+    @only(lambda case: case.leading)
+    def test_no_examples_give_no_values(self, case):
+        layer, params, state, x = example(case, leading=(0,))
+        y, _ = layer.apply(params, state, x)
+        one = jax.eval_shape(lambda x: layer.apply(params, state, x)[0], inputs(case, ()))
+        assert jax.tree.map(jnp.shape, y) == jax.tree.map(lambda a: (0, *a.shape), one)
+
+    def test_init_reads_only_shapes_and_dtypes(self, case, key):
+        layer = case.make(*case.reals)
+        x = inputs(case, (5,) if case.leading else ())
+        made = layer.init(key, shapes_of(x))
+        chex.assert_trees_all_equal(made, layer.init(key, jax.tree.map(np.asarray, x)))
+        chex.assert_trees_all_equal_shapes_and_dtypes(made, jax.eval_shape(layer.init, key, shapes_of(x)))
+        for leaf in jax.tree.leaves(made):
+            assert isinstance(leaf, jax.Array)
+        _only_plain_dicts(made)
+
+    @only(lambda case: case.has_params)
+    def test_init_under_vmap_equals_init_of_each_key(self, case, key):
+        layer = case.make(*case.reals)
+        keys = jax.random.split(key, 3)
+        x = shapes_of(inputs(case, (2,) if case.leading else ()))
+        together = jax.jit(jax.vmap(lambda k: layer.init(k, x)))(keys)
+        single = jax.jit(lambda k: layer.init(k, x))
+        chex.assert_trees_all_close(together, stacked([single(k) for k in keys]), rtol=1e-5, atol=1e-6)
+
+    def test_parameters_and_state_are_float32_with_x64_too(self, case, key, x64):
+        made = jax.eval_shape(case.make(*case.reals).init, key, shapes_of(inputs(case, (5,) if case.leading else ())))
+        assert {leaf.dtype for leaf in floats(made)} <= {jnp.dtype(jnp.float32)}
+
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
+    def test_dtype_is_kept(self, case, dtype, key):
+        with precision_of(dtype):
+            layer, params, state, x = example(case, dtype=dtype)
+            for train in (False, True):
+                apply = lambda p, s, x, k, train=train: layer.apply(p, s, x, key=k, train=train)
+                y, new_state = jax.eval_shape(apply, params, state, x, key)
+                assert {leaf.dtype for leaf in floats(y)} == {jnp.dtype(dtype)}
+                assert shapes_of(new_state) == shapes_of(state)
+
+    def test_bfloat16_is_near_float32(self, case):
+        layer, params, state, x = example(case, dtype=jnp.bfloat16)
+        y, _ = jax.jit(layer.apply)(params, state, x)
+        wide = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+        expected, _ = jax.jit(layer.apply)(wide(params), wide(state), wide(x))
+        for a, b in zip(floats(y), floats(expected), strict=True):
+            # rounding to 8 bits, at the scale of the largest entry, a few times over
+            np.testing.assert_allclose(wide(a), b, rtol=0.05, atol=0.05 * max(1.0, float(jnp.max(jnp.abs(b), initial=0))))
+
+    @pytest.mark.parametrize("train", [False, True])
+    def test_second_call_with_the_state_of_the_first_does_not_recompile(self, case, train, key):
+        layer, params, state, x = example(case)
+        chex.clear_trace_counter()
+        apply = jax.jit(chex.assert_max_traces(lambda p, s, x, k: layer.apply(p, s, x, key=k, train=train), n=1))
+        _, state = apply(params, state, x, key)
+        apply(jax.tree.map(jnp.ones_like, params), state, x, jax.random.fold_in(key, 1))
+
+    def test_same_key_gives_the_same_and_another_key_something_else(self, case, key):
+        layer, params, state, x = example(case)
+        other = jax.random.fold_in(key, 1)
+        train = jax.jit(lambda key: layer.apply(params, state, x, key=key, train=True)[0])
+        init = jax.jit(lambda key: layer.init(key, shapes_of(x)))
+        chex.assert_trees_all_equal(init(key), init(key))
+        chex.assert_trees_all_equal(train(key), train(key))
+        weights, others = (jax.tree.leaves(init(k)[0]) for k in (key, other))
+        assert any(np.any(a != b) for a, b in zip(weights, others, strict=True)) == case.has_params
+        differs = [np.any(a != b) for a, b in zip(floats(train(key)), floats(train(other)), strict=True)]
+        assert any(differs) == case.is_random
+
+    def test_without_training_the_key_is_not_needed_and_the_state_stays(self, case, key):
+        layer, params, state, x = example(case)
+        y, new_state = layer.apply(params, state, x)
+        if not case.fresh_state:
+            chex.assert_trees_all_equal(new_state, state)
+        chex.assert_trees_all_equal(layer.apply(params, state, x, key=key), (y, new_state))
+
+    @only(lambda case: case.reals)
+    def test_real_hyperparameters_may_be_traced(self, case, key):
+        _, params, state, x = example(case)
+
+        def train(*reals):
+            return case.make(*reals).apply(params, state, x, key=key, train=True)
+
+        factors = (0.5, 1.0, 1.25)
+        fixed = stacked([train(*(factor * real for real in case.reals)) for factor in factors])
+        traced = jax.jit(jax.vmap(train))(*(real * jnp.asarray(factors) for real in case.reals))
+        chex.assert_trees_all_close(traced, fixed, rtol=10 * case.rtol, atol=10 * case.rtol)
+
+    @only(lambda case: case.has_params)
+    def test_parameters_survive_tree_util_safetensors_and_orbax(self, case, key, tmp_path):
+        params = filled(jax.eval_shape(lambda: example(case)[1]))
+        leaves, structure = jax.tree.flatten(params)
+        chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), params)
+
+        flat = jnn.tree.flatten(params)
+        safetensors.flax.save_file(flat, tmp_path / "params.safetensors")
+        chex.assert_trees_all_equal(jnn.tree.unflatten(safetensors.flax.load_file(tmp_path / "params.safetensors")), params)
+
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / "orbax", params)
+            checkpointer.wait_until_finished()
+            chex.assert_trees_all_equal(checkpointer.restore(tmp_path / "orbax", params), params)
+
+
+def _like(moved, state):
+    """The state in the dtype that centred differences are taken in."""
+    dtype = next(iter(floats(moved))).dtype
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, state)
+
+
+def _only_plain_dicts(tree):
+    for child in tree if isinstance(tree, tuple) else tree.values():
+        if not isinstance(child, jax.Array):
+            assert type(child) is dict
+            _only_plain_dicts(child)
