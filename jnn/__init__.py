@@ -1,13 +1,45 @@
 """jnn: pure-functional neural networks on JAX, and an honest, quick comparison of optimizers."""
 
-from jnn import data, initializers, losses, metrics, optim, schedules, tree
-from jnn.combinators import serial
+from jnn import activations, data, initializers, interop, losses, metrics, models, optim, regularizers, schedules, tree
+from jnn.combinators import branch, parallel, precision, remat, repeat, residual, serial
 from jnn.comparison import compare, log_uniform, uniform
+from jnn.compositions import compose
 from jnn.gradients import check_gradients
-from jnn.layers import dense, dropout, flatten
+from jnn.layers import (
+    attention,
+    avg_pool,
+    batch_norm,
+    bidirectional,
+    conv,
+    conv_transpose,
+    dense,
+    dropout,
+    embed,
+    flatten,
+    global_avg_pool,
+    global_max_pool,
+    graph_attention,
+    graph_conv,
+    group_norm,
+    gru,
+    jordan,
+    layer_norm,
+    learned_positions,
+    lstm,
+    max_pool,
+    maxout,
+    on_nodes,
+    pool_nodes,
+    prelu,
+    rms_norm,
+    rnn,
+    sinusoidal_positions,
+    stochastic_depth,
+)
 from jnn.objectives import supervised
 from jnn.populations import sweep
+from jnn.summaries import summary
 from jnn.trainings import evaluate, fit, training
-from jnn.types import Aux, Fitted, Layer, Objective, Optimizer, Training, TrainState
+from jnn.types import Aux, Fitted, Graph, Layer, Objective, Optimizer, Training, TrainState
 
 __version__ = "0.1.0"

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jnn.numbers import whole
+
 
 class GradientEntry(NamedTuple):
     """One entry of a gradient, from both sides."""
@@ -30,19 +32,24 @@ def check_gradients(
     f: a function of `*args` to an array or a pytree of arrays; what is not a scalar is weighted with fixed normal numbers
         and summed. It must compute in the dtype of its arguments: an array that it closes over stays as it is.
     args: the arguments, pytrees of arrays; floating-point ones are converted to float64, others held fixed.
+    rtol: the error allowed, relative to the entry, or to a thousandth of the largest entry where that is more.
     h: the step, relative to each entry where that is larger than 1.
     entries: at most so many entries of each array, drawn with a fixed seed; None for all.
 
-    Returns the worst entry. Raises AssertionError with its path where its error exceeds rtol, or a number is not finite.
-    A function with a kink within h of the point (relu at 0) has no derivative there, and fails.
+    Returns the worst entry. Raises AssertionError with its path where its error exceeds rtol, or a number is not finite;
+    TypeError where arguments or results are complex. A function with a kink within h of the point (relu at 0) has no
+    derivative there, and fails.
     """
     if not isinstance(args, tuple):
         raise TypeError(f"check_gradients: args must be a tuple of arguments, got {type(args).__name__}: write (args,)")
+    if entries is not None:
+        entries = whole("check_gradients", "entries", entries)
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         leaves, structure = jax.tree_util.tree_flatten_with_path(args)
         paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
         values = [jnp.asarray(leaf) for _, leaf in leaves]
+        _refuse_complex("arguments", values)
         moving = [i for i, value in enumerate(values) if jnp.issubdtype(value.dtype, jnp.floating)]
         points = [values[i].astype(jnp.float64) for i in moving]
         if not any(point.size for point in points):
@@ -52,17 +59,26 @@ def check_gradients(
             full = list(values)
             for i, point in zip(moving, points, strict=True):
                 full[i] = point
-            return [
-                y for y in jax.tree.leaves(f(*jax.tree.unflatten(structure, full))) if jnp.issubdtype(y.dtype, jnp.floating)
-            ]
+            results = [jnp.asarray(y) for y in jax.tree.leaves(f(*jax.tree.unflatten(structure, full)))]
+            _refuse_complex("results", results)
+            return [y for y in results if jnp.issubdtype(y.dtype, jnp.floating)]
 
-        towards = [jnp.asarray(rng.normal(size=y.shape) if y.shape else 1.0) for y in jax.eval_shape(outputs, points)]
+        try:
+            shapes = jax.eval_shape(outputs, points)
+        except Exception as error:
+            error.add_note("check_gradients gives f its arguments in float64; an array that f closes over stays as it is")
+            raise
+        if not any(y.size for y in shapes):
+            raise ValueError("check_gradients: no floating-point numbers among the results")
+        towards = [jnp.asarray(rng.normal(size=y.shape) if y.shape else 1.0) for y in shapes]
 
         def value(points):
             terms = [jnp.sum(t * y.astype(jnp.float64)) for t, y in zip(towards, outputs(points), strict=True)]
             return jnp.sum(jnp.stack(terms))
 
-        analytic = jax.jit(jax.grad(value))(points)
+        here, analytic = jax.jit(jax.value_and_grad(value))(points)
+        if not jnp.isfinite(here):
+            raise AssertionError(f"check_gradients: f itself is {here} at this point")
         chosen = []
         for n, point in enumerate(points):
             every = (
@@ -86,14 +102,23 @@ def check_gradients(
         numerical = np.asarray(jax.jit(lambda where: jax.lax.map(difference, where))(where))
         flat_analytic = np.asarray([float(analytic[n].reshape(-1)[i]) for n, i in chosen])
 
-    sizes = np.maximum(np.abs(flat_analytic), np.abs(numerical))
+    both = np.stack([flat_analytic, numerical])
+    finite = np.all(np.isfinite(both), axis=0)
+    sizes = np.max(np.abs(both), axis=0, initial=0, where=finite)
     floor = max(1e-3 * float(np.max(sizes)), np.finfo(np.float64).tiny)
-    errors = np.abs(flat_analytic - numerical) / np.maximum(sizes, floor)
-    errors = np.where(np.isfinite(errors), errors, np.inf)
+    gaps = np.abs(np.subtract(*both, where=finite, out=np.full(finite.shape, np.inf)))
+    errors = gaps / np.maximum(sizes, floor)
     worst = int(np.argmax(errors))
     n, i = chosen[worst]
     index = tuple(int(k) for k in np.unravel_index(i, points[n].shape))
     entry = GradientEntry(paths[moving[n]], index, float(flat_analytic[worst]), float(numerical[worst]), float(errors[worst]))
     if not entry.error <= rtol:
-        raise AssertionError(f"gradients differ: {entry} (allowed {rtol:g})")
+        narrow = sorted({str(y.dtype) for y in shapes if y.dtype != jnp.float64})
+        hint = f"; f returns {', '.join(narrow)} for float64 arguments, too coarse for differences" if narrow else ""
+        raise AssertionError(f"gradients differ: {entry} (allowed {rtol:g}){hint}")
     return entry
+
+
+def _refuse_complex(what: str, arrays) -> None:
+    if any(jnp.issubdtype(a.dtype, jnp.complexfloating) for a in arrays):
+        raise TypeError(f"check_gradients: complex numbers among the {what}: give real and imaginary parts apart")

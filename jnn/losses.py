@@ -9,11 +9,27 @@ from jnn.numbers import wide
 
 def squared_error(prediction, target):
     """(..., n), (..., n) -> (...):  mean over the last axis of (prediction - target)^2, without a factor 1/2."""
-    if prediction.shape != target.shape:
-        # (32, 1) against (32,) would broadcast to (32, 32) in silence
-        raise ValueError(f"squared_error: prediction {prediction.shape} and target {target.shape} differ in shape")
-    prediction, target = _wide(prediction), _wide(target)
-    return jnp.mean(jnp.square(prediction - target.astype(prediction.dtype)), axis=-1)
+    return jnp.mean(jnp.square(_error("squared_error", prediction, target)), axis=-1)
+
+
+def absolute_error(prediction, target):
+    """(..., n), (..., n) -> (...):  mean over the last axis of |prediction - target|."""
+    return jnp.mean(_size(_error("absolute_error", prediction, target)), axis=-1)
+
+
+def huber(prediction, target, *, delta=1.0):
+    """(..., n), (..., n) -> (...):  mean over the last axis of e^2 / 2 where |e| <= delta, else delta * (|e| - delta / 2).
+
+    e = prediction - target. The half belongs to the definition of Huber 1964, eq. 2.6: slopes are at most delta.
+    delta: positive; may be traced.
+    """
+    if isinstance(delta, float | int) and not delta > 0:
+        raise ValueError(f"huber: delta must be positive, got {delta}")
+    size = _size(_error("huber", prediction, target))
+    near = jnp.minimum(size, jnp.asarray(delta).astype(size.dtype))
+    # near^2 / 2 + delta * (size - near), in which an infinite error costs no NaN
+    far = jnp.asarray(delta).astype(size.dtype) * (size - near)
+    return jnp.mean(near * near / 2 + far, axis=-1)
 
 
 def softmax_cross_entropy(prediction, target, *, smoothing=None):
@@ -37,9 +53,9 @@ def softmax_cross_entropy(prediction, target, *, smoothing=None):
     zero = jnp.zeros_like(log_probabilities)
     if by_index:
         # a selection and not a gather, whose derivative is a scatter: many small kernels on a CPU
-        chosen = jax.nn.one_hot(target, classes, dtype=bool)
+        chosen, possible = _chosen(target, classes)
         losses = -jnp.sum(jnp.where(chosen, log_probabilities, zero), axis=-1)
-        losses = jnp.where((target >= 0) & (target < classes), losses, jnp.full_like(losses, jnp.nan))
+        losses = jnp.where(possible, losses, jnp.full_like(losses, jnp.nan))
     else:
         probabilities = target.astype(log_probabilities.dtype)
         # an impossible class (-inf) of probability 0 counts nothing
@@ -49,6 +65,92 @@ def softmax_cross_entropy(prediction, target, *, smoothing=None):
     share = jnp.asarray(smoothing).astype(losses.dtype)
     uniform = -jnp.sum(log_probabilities, axis=-1) / classes
     return (1 - share) * losses + share * uniform
+
+
+def sigmoid_cross_entropy(prediction, target):
+    """(..., n), (..., n) -> (...):  mean over the last axis of -t log sigmoid(p) - (1 - t) log(1 - sigmoid(p)).
+
+    For n questions with the answer yes or no, of which any number may be yes.
+    prediction: logits p. target: t in [0, 1], of any dtype.
+    """
+    _same_shapes("sigmoid_cross_entropy", prediction, target)
+    prediction = _wide(prediction)
+    target = target.astype(prediction.dtype)
+    zero = jnp.zeros_like(prediction)
+    # an infinite logit on the right side costs 0, and not 0 * inf
+    yes = jnp.where(target == 0, zero, target * jax.nn.log_sigmoid(prediction))
+    no = jnp.where(target == 1, zero, (1 - target) * jax.nn.log_sigmoid(-prediction))
+    return -jnp.mean(yes + no, axis=-1)
+
+
+def hinge(prediction, target, *, margin=1.0):
+    """(..., classes), (...) -> (...):  sum over j != y of max(0, s_j - s_y + margin), the multi-class SVM.
+
+    prediction: scores s. target: integers y in [0, classes); one out of range gives NaN. margin: may be traced.
+    Weston & Watkins 1999; a sum, not a mean over the classes.
+    """
+    return jnp.sum(_violations("hinge", prediction, target, margin), axis=-1)
+
+
+def squared_hinge(prediction, target, *, margin=1.0):
+    """(..., classes), (...) -> (...):  sum over j != y of max(0, s_j - s_y + margin)^2. Arguments as for `hinge`."""
+    return jnp.sum(jnp.square(_violations("squared_hinge", prediction, target, margin)), axis=-1)
+
+
+def kl_divergence(prediction, target):
+    """(..., classes), (..., classes) -> (...):  KL(target || prediction) = sum_c exp(t_c) (t_c - p_c).
+
+    prediction, target: the logarithms p and t of probabilities, as log_softmax gives them. What has probability 0 under the
+    target (t = -inf) costs nothing; what has it under the prediction only costs inf. Kullback & Leibler 1951.
+    """
+    _same_shapes("kl_divergence", prediction, target)
+    prediction = _wide(prediction)
+    target = target.astype(prediction.dtype)
+    impossible = target == -jnp.inf
+    zero = jnp.zeros_like(prediction)
+    # replaced before and after: a derivative would meet 0 * inf
+    t, p = jnp.where(impossible, zero, target), jnp.where(impossible, zero, prediction)
+    return jnp.sum(jnp.where(impossible, zero, jnp.exp(t) * (t - p)), axis=-1)
+
+
+def _violations(name, prediction, target, margin):
+    """(..., classes), (...) -> (..., classes): max(0, s_j - s_y + margin), and 0 for j = y; NaN for y out of range."""
+    classes = prediction.shape[-1]
+    if not jnp.issubdtype(target.dtype, jnp.integer) or target.shape != prediction.shape[:-1]:
+        raise ValueError(
+            f"{name}: scores {prediction.shape} want integer targets of shape {prediction.shape[:-1]}, "
+            f"got {target.dtype} {target.shape}"
+        )
+    scores = _wide(prediction)
+    zero = jnp.zeros_like(scores)
+    chosen, possible = _chosen(target, classes)
+    right = jnp.sum(jnp.where(chosen, scores, zero), axis=-1, keepdims=True)
+    over = jnp.maximum(scores - right + jnp.asarray(margin).astype(scores.dtype), 0)
+    return jnp.where(possible[..., None], jnp.where(chosen, zero, over), jnp.full_like(scores, jnp.nan))
+
+
+def _chosen(target, classes):
+    """int (...) -> bool (..., classes), bool (...): one-hot, and whether there is such a class."""
+    if target.dtype.itemsize < 4:
+        target = target.astype(jnp.int32)  # 300 classes are 44 in uint8
+    return jax.nn.one_hot(target, classes, dtype=bool), (target >= 0) & (target < classes)
+
+
+def _same_shapes(name, prediction, target):
+    if prediction.shape != target.shape:
+        # (32, 1) against (32,) would broadcast to (32, 32) in silence
+        raise ValueError(f"{name}: prediction {prediction.shape} and target {target.shape} differ in shape")
+
+
+def _error(name, prediction, target):
+    _same_shapes(name, prediction, target)
+    prediction = _wide(prediction)
+    return prediction - target.astype(prediction.dtype)
+
+
+def _size(error):
+    """|error|, with the derivative 0 at 0, where that of jnp.abs is 1."""
+    return error * jnp.sign(error)
 
 
 def _wide(x):

@@ -1,15 +1,91 @@
-"""Metrics `(prediction, target) -> scores`: like losses, one number per example."""
+"""Metrics `(prediction, target) -> scores`: like losses, one number per example, of which `supervised` takes the mean.
 
+Two are no means of examples and give one value for all of them: `confusion_matrix`, and `perplexity`. They are for
+evaluation outside `supervised`.
+"""
+
+import jax
 import jax.numpy as jnp
+
+from jnn.losses import absolute_error, softmax_cross_entropy
+from jnn.numbers import whole
 
 
 def accuracy(prediction, target):
     """(..., classes), (...) or (..., classes) -> (...):  1 where the largest logit is at the target, else 0."""
+    target = _classes("accuracy", prediction, target)
+    best = jnp.argmax(prediction, axis=-1)
+    # argmax takes NaN for the largest: a model that has diverged would be right about every example of class 0
+    right = (best == target.astype(best.dtype)) & ~_has_nan(prediction)
+    return right.astype(jnp.float32)
+
+
+def top_k_accuracy(k: int):
+    """-> a metric (..., classes), (...) or (..., classes) -> (...):  1 where the target is among the k largest logits, else 0.
+
+    `metrics={"top_5": top_k_accuracy(5)}`. Of equal logits the first counts as larger: a model that says the same of every
+    class is not always right, and `top_k_accuracy(1)` is `accuracy`. Raises ValueError for k beyond the number of classes.
+    """
+    k = whole("top_k_accuracy", "k", k)
+
+    def metric(prediction, target):
+        target = _classes("top_k_accuracy", prediction, target)
+        classes = prediction.shape[-1]
+        if k > classes:
+            raise ValueError(f"top_k_accuracy: k is {k}, but there are {classes} classes")
+        _, best = jax.lax.top_k(prediction, k)
+        right = jnp.any(best == target.astype(best.dtype)[..., None], axis=-1) & ~_has_nan(prediction)
+        return right.astype(jnp.float32)
+
+    return metric
+
+
+def confusion_matrix(prediction, target):
+    """(..., classes), (...) or (..., classes) -> int32 (classes, classes):  how many examples of class i (row) are taken for
+    class j (column), the one with the largest logit.
+
+    Over all examples, and no metric for `supervised`, whose mean of the entries says nothing. Matrices of batches add up.
+    An example is counted nowhere where its target is no class or its logits hold NaN.
+    """
+    target = _classes("confusion_matrix", prediction, target)
+    classes = prediction.shape[-1]
+    best = jnp.argmax(prediction, axis=-1)
+    target = target.astype(best.dtype)
+    counted = (target >= 0) & (target < classes) & ~_has_nan(prediction)
+    counts = jnp.zeros((classes, classes), jnp.int32)
+    return counts.at[jnp.where(counted, target, classes), best].add(1, mode="drop")
+
+
+def mean_absolute_error(prediction, target):
+    """(..., n), (..., n) -> (...):  mean over the last axis of |prediction - target|; what `losses.absolute_error` is."""
+    return absolute_error(prediction, target)
+
+
+def perplexity(prediction, target, *, weights=None):
+    """(..., classes), (...) or (..., classes) -> scalar:  exp of the mean cross-entropy of all tokens.
+
+    prediction: logits. weights: as in a batch of `supervised`, of the shape of the tokens or of their leading axes; 0 masks.
+    The exponential of a mean is no mean of exponentials: over several batches it is `jnp.exp(scores["loss"])`, with the
+    scores that `evaluate` returns for the loss softmax_cross_entropy, and not a mean of perplexities.
+    """
+    losses = softmax_cross_entropy(prediction, target)
+    if weights is None:
+        return jnp.exp(jnp.mean(losses))
+    if losses.shape[: weights.ndim] != weights.shape:
+        raise ValueError(f"perplexity: weights {weights.shape} do not lead the axes of the tokens {losses.shape}")
+    w = weights.reshape(weights.shape + (1,) * (losses.ndim - weights.ndim)).astype(losses.dtype)
+    w = jnp.broadcast_to(w, losses.shape)
+    return jnp.exp(jnp.sum(jnp.where(w == 0, jnp.zeros_like(losses), w * losses)) / jnp.sum(w))
+
+
+def _classes(name, prediction, target):
+    """The target as integers, of the shape of the examples."""
     if target.ndim == prediction.ndim:
         target = jnp.argmax(target, axis=-1)
     if target.shape != prediction.shape[:-1]:
-        raise ValueError(f"accuracy: logits {prediction.shape} do not match targets {target.shape}")
-    best = jnp.argmax(prediction, axis=-1)
-    # argmax takes NaN for the largest: a model that has diverged would be right about every example of class 0
-    right = (best == target.astype(best.dtype)) & ~jnp.isnan(jnp.max(prediction, axis=-1))
-    return right.astype(jnp.float32)
+        raise ValueError(f"{name}: logits {prediction.shape} do not match targets {target.shape}")
+    return target
+
+
+def _has_nan(prediction):
+    return jnp.isnan(jnp.max(prediction, axis=-1))

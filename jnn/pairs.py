@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jnn.errors import LayerError, at
-from jnn.types import Layer, is_pair
+from jnn.types import Layer, factory, is_pair
 
 
 def as_layer(layer: Any) -> Layer:
@@ -42,17 +42,26 @@ def _refuse_what_is_no_function(layer):
         raise TypeError(
             f"expected a Layer or a function of one array, got {type(layer).__name__} of {len(layer)}: write serial(*layers)"
         )
-    library = {base.__module__.partition(".")[0] for base in type(layer).__mro__} & {"flax", "equinox", "haiku"}
-    # a callable that is a pytree of arrays holds parameters that nothing would train
-    if library or any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(layer)):
-        raise TypeError(
-            f"{type(layer).__name__} is a module that holds its own parameters: give a pair instead, "
-            "jnn.Layer(init, apply) with init(key, x) -> (params, state) and "
+    name = type(layer).__name__
+    library = {base.__module__.partition(".")[0] for base in type(layer).__mro__}
+    if library & {"flax", "equinox", "haiku"} or any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(layer)):
+        # a callable that is a pytree of arrays holds parameters that nothing would train
+        hint = (
+            "give a pair instead, jnn.Layer(init, apply) with init(key, x) -> (params, state) and "
             "apply(params, state, x, *, key=None, train=False) -> (y, state)"
         )
+        if "equinox" in library:
+            hint = f"wrap what makes it, as in jnn.interop.equinox(lambda key: {name}(..., key=key))"
+        elif "flax" in library and any("nnx" in base.__module__.split(".") for base in type(layer).__mro__):
+            hint = f"wrap what makes it, as in jnn.interop.nnx(lambda rngs: {name}(..., rngs=rngs))"
+        elif "flax" in library:
+            hint = "wrap it, as in jnn.interop.linen(module)"
+        raise TypeError(f"{name} is a module that holds its own parameters: {hint}")
     if not callable(layer):
         raise TypeError(f"expected a Layer or a function of one array, got {type(layer).__name__} {layer!r}")
-    if getattr(layer, "__module__", "").startswith(("jnn.layers", "jnn.combinators", "jnn.models")):
+    factories = ("jnn.layers", "jnn.combinators", "jnn.compositions", "jnn.models")
+    is_public = not getattr(layer, "__name__", "_").startswith("_")
+    if is_public and (getattr(layer, "__module__", None) or "").startswith(factories):
         raise TypeError(f"{layer.__name__} is a factory that returns a Layer: call it, as in {layer.__name__}(...)")
 
 
@@ -60,8 +69,7 @@ def kind(layer: Any) -> str:
     """The factory's name for a Layer, read off its `init` ("dense.<locals>.init"), or the function's own name."""
     if not is_pair(layer):
         return getattr(layer, "__name__", type(layer).__name__).strip("<>")
-    scopes = getattr(layer[0], "__qualname__", "layer").split(".<locals>.")
-    return scopes[-2].rpartition(".")[2] if len(scopes) > 1 else "layer"
+    return factory(layer[0]) or "layer"
 
 
 def named_children(owner: str, layers: tuple, named: Mapping[str, Any]) -> dict[str, Layer]:
@@ -113,8 +121,8 @@ def init_child(name: str, layer: Layer, key, x):
 
 
 @contextmanager
-def watch(watcher: Callable[[Call], None]) -> Iterator[None]:
-    """Hands every Call of a child, innermost first, to `watcher`, while a model is traced inside. For summaries."""
+def watch(watcher: Callable[[Call], None] | None) -> Iterator[None]:
+    """Hands every Call of a child, innermost first, to `watcher`, while a model is traced inside; None for nobody."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -156,7 +164,7 @@ def check_children(owner: str, params: Any, names) -> None:
     """Raises LayerError when `params` is no dict, or has an entry for a child that there is not."""
     if not isinstance(params, Mapping):
         raise LayerError(owner, f"expected a dict of parameters, got {type(params).__name__}")
-    foreign = sorted(set(params) - set(names))
+    foreign = sorted(str(name) for name in set(params) - set(names))
     if foreign:
         raise LayerError(owner, f"parameters for {', '.join(foreign)}, but its children are {', '.join(names) or 'none'}")
 

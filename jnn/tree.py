@@ -60,13 +60,13 @@ def mask(tree: PyTree, where: Where) -> PyTree:
 
 
 def select(params: Mapping, where: Where) -> dict[str, Any]:
-    """The part of a nested dict that `where` takes; branches that become empty are left out."""
+    """The part of a nested dict that `where` takes; branches that are or become empty are left out."""
     return split(params, where)[0]
 
 
 def split(params: Mapping, where: Where) -> tuple[dict[str, Any], dict[str, Any]]:
     """A nested dict in two: what `where` takes, and the rest. `merge` puts them together again."""
-    flat = flatten(params)
+    flat = _flat_dict(params)
     taken = _taken(flat, where)
     inside = {path: leaf for path, leaf in flat.items() if path in taken}
     outside = {path: leaf for path, leaf in flat.items() if path not in taken}
@@ -79,8 +79,17 @@ def merge(*parts: Mapping) -> dict[str, Any]:
     Raises ValueError where an array of one part is a branch of another."""
     flat: dict[str, Any] = {}
     for part in parts:
-        flat.update(flatten(part))
+        flat.update(_flat_dict(part))
     return unflatten(flat)
+
+
+def _flat_dict(params: Mapping) -> dict[str, Any]:
+    """`flatten`, of what `unflatten` gives back as it was"""
+    for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if not path or not all(isinstance(part, jax.tree_util.DictKey) and isinstance(part.key, str) for part in path):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise TypeError(f"tree: expected a dict of dicts with names for keys, got an array at {where or 'the root'!r}")
+    return flatten(params)
 
 
 def rank(path: str, array: Any) -> int:
@@ -97,17 +106,25 @@ def is_weight(path: str, array: Any) -> bool:
 def _taken(flat: Mapping[str, Any], where: Where) -> set[str]:
     if callable(where):
         return {path for path, leaf in flat.items() if where(path, leaf)}
+    if not isinstance(where, str | tuple | list):
+        raise TypeError(f"tree: where must be a pattern, several, or a function (path, array) -> bool, got {where!r}")
     patterns = (where,) if isinstance(where, str) else tuple(where)
     taken: set[str] = set()
     for pattern in patterns:
         found = {path for path in flat if matches(path, pattern)}
         if not found:
-            names = sorted({name for path in flat for name in (path, *path.split("/"))})
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(pattern.strip("/"), _windows(flat, pattern), n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(list(flat)[:8]) or 'no parameters'}"
             raise ValueError(f"tree: no path contains {pattern!r}; {hint}")
         taken |= found
     return taken
+
+
+def _windows(flat: Mapping[str, Any], pattern: str) -> list[str]:
+    """All that a pattern of as many components can mean"""
+    width = pattern.strip("/").count("/") + 1
+    paths = [path.split("/") for path in flat]
+    return sorted({"/".join(names[i : i + width]) for names in paths for i in range(len(names) - width + 1)})
 
 
 def matches(path: str, pattern: str) -> bool:

@@ -23,6 +23,9 @@ class Layer(NamedTuple):
     init: Callable[..., tuple[Params, State]]
     apply: Callable[..., tuple[Any, State]]
 
+    def __repr__(self) -> str:
+        return f"Layer({factory(self.init) or 'init, apply'})"
+
 
 class Objective(NamedTuple):
     """What is minimised: a scalar of parameters and a batch."""
@@ -67,6 +70,24 @@ class Fitted(NamedTuple):
 
     train_state: TrainState
     history: dict[str, Any]  # {"loss": (steps,), ...}; evaluations under "eval": {"loss": (evaluations,), ...}
+
+
+class Graph(NamedTuple):
+    """Nodes and directed edges: edge k leads from node `senders[k]` to node `receivers[k]`; an undirected edge is listed both
+    ways. Several graphs are one Graph without edges between them, their nodes in a row, and `sizes` says where they part.
+
+    Padding makes shapes equal: nodes beyond the sum of `sizes` are none, and an edge from -1 to -1 is none."""
+
+    nodes: Any  # (n, features)
+    senders: Any  # int (edges,)
+    receivers: Any  # int (edges,)
+    sizes: Any = None  # int (graphs,), the number of nodes of each; None: one graph, and every node is one
+
+
+def factory(init: Any) -> str:
+    """The function that made `init`, read off its name: "dense" for "dense.<locals>.init"; "" where none did."""
+    scopes = getattr(init, "__qualname__", "").split(".<locals>.")
+    return scopes[-2].rpartition(".")[2] if len(scopes) > 1 else ""
 
 
 def is_pair(value: Any) -> bool:

@@ -39,6 +39,7 @@ class Case(NamedTuple):
     fresh_state: bool = False  # the state is that of init (a cache), and changes with train=False too
     differentiable: bool = True  # with respect to x
     rtol: float = 1e-5  # float32; 1e-12 in float64. More only with the reason beside it.
+    drawn: bool = True  # initial parameters depend on the key
 
 
 def pytest_cases(metafunc):
@@ -69,6 +70,15 @@ def filled(tree, dtype=np.float32, seed=0, positive=False):
         return jnp.asarray(0.5 + np.abs(numbers) if positive else numbers, dtype)
 
     return jax.tree.map(fill, tree)
+
+
+def untrained(layer):
+    """A decoding twin refuses train=True; what holds for every layer is asked of it without."""
+
+    def apply(params, state, x, *, key=None, train=False):
+        return layer.apply(params, state, x, key=key)
+
+    return jnn.Layer(layer.init, apply)
 
 
 def stacked(trees):
@@ -294,7 +304,7 @@ class LayerProperties:
         chex.assert_trees_all_equal(init(key), init(key))
         chex.assert_trees_all_equal(train(key), train(key))
         weights, others = (jax.tree.leaves(init(k)[0]) for k in (key, other))
-        assert any(np.any(a != b) for a, b in zip(weights, others, strict=True)) == case.has_params
+        assert any(np.any(a != b) for a, b in zip(weights, others, strict=True)) == (case.has_params and case.drawn)
         differs = [np.any(a != b) for a, b in zip(floats(train(key)), floats(train(other)), strict=True)]
         assert any(differs) == case.is_random
 

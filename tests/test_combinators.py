@@ -3,12 +3,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 import jnn
+from jnn.pairs import kind
 
-from layer_properties import Case, LayerProperties
+from layer_properties import Case, LayerProperties, filled, normal
 
 
 def running_mean() -> jnn.Layer:
@@ -36,6 +38,33 @@ def flax_network(params, state, x):
     return flax_dense(params["head"], x - state["running_mean_4"]["mean"])
 
 
+def pair(shape, dtype, rng):
+    return normal(shape, dtype, rng), normal((*shape[:-1], 2), dtype, rng)
+
+
+def block(rate):
+    return jnn.serial(jnn.dense(4), jnp.tanh, jnn.dropout(rate), running_mean())
+
+
+def flax_blocks(params, state, x):
+    for i in range(3):
+        layer = jax.tree.map(lambda a, i=i: a[i], params["dense_0"])
+        x = nn.tanh(flax_dense(layer, x)) - state["running_mean_3"]["mean"][i]
+    return x
+
+
+def flax_residual_blocks(params, state, x):
+    for i in range(2):
+        layer = jax.tree.map(lambda a, i=i: a[i], params["layer"])
+        x = x + nn.sigmoid(flax_dense(layer["dense_0"], x))
+    return x
+
+
+def flax_mixed(params, state, x):
+    left, right = flax_dense(params["dense_0"], x), nn.tanh(x)
+    return jnp.concatenate([left, right, flax_dense(params["last"], x)], axis=-1)
+
+
 CASES = [
     Case("serial of a function", lambda: jnn.serial(jnp.tanh), (4,), lambda p, s, x: jax.nn.tanh(x)),
     Case(
@@ -45,6 +74,58 @@ CASES = [
         ),
         (2, 3),
         flax_network,
+        (0.3,),
+        is_random=True,
+        has_params=True,
+    ),
+    Case(
+        "parallel",
+        lambda rate: jnn.parallel(jnn.dense(3), jnn.serial(running_mean(), jnn.dropout(rate)), other=jnp.tanh),
+        (4,),
+        lambda p, s, x: (flax_dense(p["dense_0"], x[0]), x[1] - s["serial_1"]["running_mean_0"]["mean"], nn.tanh(x[2])),
+        (0.3,),
+        is_random=True,
+        has_params=True,
+        input=lambda shape, dtype, rng: (*pair(shape, dtype, rng), normal(shape, dtype, rng)),
+    ),
+    Case(
+        "branch concat",
+        lambda: jnn.branch(jnn.dense(3), jnp.tanh, last=jnn.dense(1)),
+        (4,),
+        flax_mixed,
+        has_params=True,
+    ),
+    Case(
+        "branch sum",
+        lambda rate: jnn.branch(jnn.dense(4), jnn.dropout(rate), running_mean(), merge="sum"),
+        (4,),
+        lambda p, s, x: flax_dense(p["dense_0"], x) + x + x - s["running_mean_2"]["mean"],
+        (0.3,),
+        is_random=True,
+        has_params=True,
+    ),
+    Case(
+        "residual with a shortcut",
+        lambda: jnn.residual(jnn.dense(3), jnn.serial(running_mean(), jnn.dense(3))),
+        (4,),
+        lambda p, s, x: (
+            flax_dense(p["layer"], x) + flax_dense(p["shortcut"]["dense_1"], x - s["shortcut"]["running_mean_0"]["mean"])
+        ),
+        has_params=True,
+    ),
+    Case("repeat", lambda rate: jnn.repeat(block(rate), 3), (4,), flax_blocks, (0.3,), is_random=True, has_params=True),
+    Case(
+        "repeat of remat of residual",
+        lambda: jnn.repeat(jnn.remat(jnn.residual(jnn.serial(jnn.dense(4), jax.nn.sigmoid))), 2),
+        (4,),
+        flax_residual_blocks,
+        has_params=True,
+    ),
+    Case(
+        "remat",
+        lambda rate: jnn.remat(jnn.serial(jnn.dense(3), jnp.tanh, jnn.dropout(rate), running_mean())),
+        (4,),
+        lambda p, s, x: nn.tanh(flax_dense(p["dense_0"], x)) - s["running_mean_3"]["mean"],
         (0.3,),
         is_random=True,
         has_params=True,
@@ -63,7 +144,7 @@ def counter() -> jnn.Layer:
         return {}, {"count": jnp.zeros([], jnp.float32)}
 
     def apply(params, state, x, *, key=None, train=False):
-        return x + state["count"], {"count": state["count"] + 1} if train else state
+        return x + state["count"].astype(x.dtype), {"count": state["count"] + 1} if train else state
 
     return jnn.Layer(init, apply)
 
@@ -229,7 +310,23 @@ def test_two_children_of_one_name_are_refused():
         jnn.serial(jnn.dense(3), jax.nn.relu, dense_0=jnn.dense(2))
 
 
-@pytest.mark.parametrize("factory", [jnn.dense, jnn.dropout, jnn.flatten, jnn.serial])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        jnn.dense,
+        jnn.dropout,
+        jnn.flatten,
+        jnn.serial,
+        jnn.parallel,
+        jnn.branch,
+        jnn.residual,
+        jnn.repeat,
+        jnn.remat,
+        jnn.precision,
+        jnn.compose,
+    ],
+    ids=lambda factory: factory.__name__,
+)
 def test_a_factory_of_jnn_not_called_is_refused(factory, raises):
     name = factory.__name__
     with raises(TypeError, f"{name} is a factory that returns a Layer: call it, as in {name}(...)"):
@@ -297,3 +394,455 @@ def test_a_list_of_layers_is_refused_without_printing_functions():
         jnn.serial([jnn.dense(3), jax.nn.relu])
     assert str(error.value).endswith("write serial(*layers)")
     assert " at 0x" not in str(error.value)
+
+
+def shift() -> jnn.Layer:
+    """A user's own layer with an extra argument of apply."""
+
+    def init(key, x):
+        return {}, {}
+
+    def apply(params, state, x, *, key=None, train=False, by=None):
+        return x if by is None else x + by, state
+
+    return jnn.Layer(init, apply)
+
+
+def primitives(jaxpr) -> list:
+    """-> every equation of a program, those of the programs inside it included"""
+    found = []
+    for eqn in jaxpr.eqns:
+        found.append(eqn)
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda a: hasattr(a, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found += primitives(inner)
+    return found
+
+
+def program(f, *args):
+    return primitives(jax.make_jaxpr(f)(*args).jaxpr)
+
+
+def slices(tree, n):
+    return [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(n)]
+
+
+def test_a_tuple_reaches_a_plain_function_as_its_arguments(key):
+    model = jnn.serial(jnn.branch(jnp.sin, jnp.cos, merge="tuple"), jnp.arctan2)
+    x = jnp.linspace(-1.5, 1.5, 7)
+    np.testing.assert_allclose(model.apply({}, {}, x)[0], x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda layer: jnn.parallel(jnp.tanh, layer),
+        lambda layer: jnn.branch(jnp.tanh, layer),
+        lambda layer: jnn.residual(layer),
+        lambda layer: jnn.residual(jnp.tanh, layer),
+        lambda layer: jnn.repeat(layer, 1),
+        jnn.remat,
+        lambda layer: jnn.precision(layer, jnp.float32),
+    ],
+    ids=["parallel", "branch", "residual", "shortcut", "repeat", "remat", "precision"],
+)
+def test_extra_arguments_reach_the_layers_that_take_them(make, key):
+    model, x = make(shift()), jnp.ones((2, 3))
+    x = (x, x) if kind(model) == "parallel" else x
+    params, state = model.init(key, x)
+    plain, _ = model.apply(params, state, x)
+    moved, _ = model.apply(params, state, x, by=jnp.full(3, 10.0))
+    difference = sum(jnp.sum(b - a) for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(moved), strict=True))
+    np.testing.assert_allclose(difference, 60, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"no layer inside takes the argument mask; they take by$"):
+        model.apply(params, state, x, mask=None)
+
+
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (jnp.ones((2, 3)), "float32 (2, 3)"),
+        ((jnp.ones(3),), "a tuple of 1"),
+        ([jnp.ones(3)] * 3, "a list of 3"),
+        ({"a": jnp.ones(3), "b": jnp.ones(3)}, "a dict"),
+    ],
+    ids=["array", "one", "three", "dict"],
+)
+def test_parallel_says_how_many_inputs_it_takes(x, got, key, raises):
+    model = jnn.parallel(jnn.dense(2), jnp.tanh)
+    message = f"expected a tuple of 2 inputs, one for each layer, got {got}"
+    with raises(ValueError, f"parallel: {message}"):
+        model.init(key, x)
+    with raises(ValueError, f"body: {message}"):
+        jnn.serial(body=model).apply({"body": {"dense_0": {}}}, {}, x)
+
+
+def test_branch_names_the_outputs_that_do_not_fit(key, raises):
+    x = jnp.ones((5, 4))
+    first, rows = lambda x: x[:2], lambda x: x[:, 0]
+    for merge, layers, problem in [
+        (
+            "concat",
+            {"first": first, "all": jnp.tanh},
+            'expected outputs of one dtype and shape, but for the last axis, for merge="concat", '
+            "got first float32 (2, 4), all float32 (5, 4)",
+        ),
+        (
+            "concat",
+            {"half": lambda x: x.astype(jnp.bfloat16), "all": jnp.tanh},
+            'expected outputs of one dtype and shape, but for the last axis, for merge="concat", '
+            "got half bfloat16 (5, 4), all float32 (5, 4)",
+        ),
+        (
+            "concat",
+            {"sum": jnp.sum},
+            'expected outputs of one dtype and shape, but for the last axis, for merge="concat", got sum float32 ()',
+        ),
+        (
+            "sum",
+            {"rows": rows, "all": jnp.tanh},
+            'expected outputs of one dtype and shape for merge="sum", got rows float32 (5,), all float32 (5, 4)',
+        ),
+        (
+            "sum",
+            {"pair": lambda x: (x, x), "all": jnp.tanh},
+            'expected outputs of one dtype and shape for merge="sum", got pair a tuple of 2, all float32 (5, 4)',
+        ),
+    ]:
+        model = jnn.serial(jnn.branch(**layers, merge=merge))
+        with raises(ValueError, f"branch_0: {problem}"):
+            model.init(key, x)
+        with raises(ValueError, f"branch_0: {problem}"):
+            jax.jit(model.apply)({}, {}, x)
+
+
+def test_branch_refuses_another_merge_and_no_layers(raises):
+    with raises(ValueError, 'branch: merge must be "concat", "sum" or "tuple", got \'add\''):
+        jnn.branch(jnp.tanh, merge="add")
+    with raises(ValueError, "branch: needs at least one layer"):
+        jnn.branch()
+
+
+def test_residual_does_not_broadcast_and_proposes_a_shortcut(key, raises):
+    x = jnp.ones((5, 4))
+    for layer, problem in [
+        (
+            jnn.dense(3),
+            "cannot add: layer gives float32 (5, 3), shortcut float32 (5, 4): "
+            "give a shortcut to (5, 3), as in residual(layer, dense(3))",
+        ),
+        (
+            jnn.dense(1),  # jax would broadcast it
+            "cannot add: layer gives float32 (5, 1), shortcut float32 (5, 4): "
+            "give a shortcut to (5, 1), as in residual(layer, dense(1))",
+        ),
+        (jnp.sum, "cannot add: layer gives float32 (), shortcut float32 (5, 4)"),
+        (lambda x: (x, x), "expected arrays to add, layer gives a tuple of 2, shortcut float32 (5, 4)"),
+    ]:
+        model = jnn.serial(jnn.residual(layer))
+        with raises(ValueError, f"residual_0: {problem}"):
+            model.init(key, x)
+
+
+def test_children_of_residual_are_layer_and_shortcut(key, raises):
+    model = jnn.serial(jnn.residual(jnn.serial(jnn.dense(3), counter()), jnn.dense(3)), jnn.residual(jnn.dense(3)))
+    params, state = model.init(key, jnp.ones((5, 4)))
+    assert jax.tree.map(jnp.shape, params) == {
+        "residual_0": {"layer": {"dense_0": {"w": (4, 3), "b": (3,)}}, "shortcut": {"w": (4, 3), "b": (3,)}},
+        "residual_1": {"layer": {"w": (3, 3), "b": (3,)}},
+    }
+    assert jax.tree.map(jnp.shape, state) == {"residual_0": {"layer": {"counter_1": {"count": ()}}}}
+    with raises(ValueError, "residual_0/layer/dense_0: expected 4 features in the last axis, got (32, 10)"):
+        model.apply(params, state, jnp.ones((32, 10)))
+    with raises(ValueError, "residual_0: parameters for dense_0, but its children are layer, shortcut"):
+        model.apply({"residual_0": {"dense_0": {}}}, state, jnp.ones((5, 4)))
+
+
+def test_repeat_stacks_the_childs_own_tree_of_as_many_keys(key):
+    child = jnn.serial(jnn.dense(4), counter(), jnp.tanh)
+    params, state = jnn.repeat(child, 5).init(key, jnp.ones((2, 4)))
+    assert jax.tree.map(jnp.shape, (params, state)) == (
+        {"dense_0": {"w": (5, 4, 4), "b": (5, 4)}},
+        {"counter_1": {"count": (5,)}},
+    )
+    each = [child.init(k, jnp.ones((2, 4))) for k in jax.random.split(key, 5)]
+    chex.assert_trees_all_close(slices((params, state), 5), each, rtol=1e-6)
+
+
+def test_repeat_equals_as_many_layers_in_a_row_with_their_gradients(key):
+    child = jnn.residual(jnn.serial(jnn.dense(4), jnp.tanh, jnn.dense(4)))
+    stack, row = jnn.repeat(child, 3), jnn.serial(a=child, b=child, c=child)
+    x = jax.random.normal(key, (5, 4))
+    params, _ = stack.init(key, x)
+
+    def loss(model, params):
+        return jnp.sum(jnp.sin(model.apply(params, {}, x)[0]))
+
+    value, grads = jax.value_and_grad(lambda p: loss(stack, p))(params)
+    in_row = dict(zip("abc", slices(params, 3), strict=True))
+    row_value, row_grads = jax.value_and_grad(lambda p: loss(row, p))(in_row)
+    np.testing.assert_allclose(value, row_value, rtol=1e-5)
+    chex.assert_trees_all_close(slices(grads, 3), list(row_grads.values()), rtol=1e-5, atol=1e-6)
+
+
+def test_repeat_takes_one_layer_and_inputs_of_several_arrays(key):
+    once = jnn.repeat(jnn.dense(4), 1)
+    x = jax.random.normal(key, (2, 4))
+    params, _ = once.init(key, x)
+    np.testing.assert_allclose(once.apply(params, {}, x)[0], x @ params["w"][0] + params["b"][0], rtol=1e-5)
+
+    twice = jnn.repeat(jnn.parallel(left=jnn.dense(4), right=jnp.tanh), 2)
+    params, _ = twice.init(key, (x, x))
+    left, right = twice.apply(params, {}, (x, x))[0]
+    w = params["left"]["w"]
+    np.testing.assert_allclose(left, x @ w[0] @ w[1], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(right, np.tanh(np.tanh(x)), rtol=1e-5)
+
+
+def test_repeat_gives_every_layer_its_own_key_and_state(key):
+    x = jnp.ones((1, 4000))
+    y, _ = jnn.repeat(jnn.dropout(0.5), 3).apply({}, {}, x, key=key, train=True)
+    # one mask three times would leave half of the entries, three masks an eighth
+    assert 400 <= np.count_nonzero(y) <= 600
+    np.testing.assert_array_equal(y[y != 0], 8)
+
+    model = jnn.repeat(counter(), 3)
+    y, state = model.apply({}, {"count": jnp.array([1.0, 10.0, 100.0])}, jnp.zeros(2), train=True)
+    np.testing.assert_array_equal(y, 111)
+    np.testing.assert_array_equal(state["count"], [2, 11, 101])
+
+
+def test_repeat_of_what_needs_no_key_is_initialised_without_one(raises):
+    _, state = jnn.repeat(counter(), 3).init(None, jnp.ones(2))
+    assert state["count"].shape == (3,)
+    with raises(ValueError, "body: init needs a key"):
+        jnn.serial(body=jnn.repeat(jnn.dense(2), 3)).init(None, jnp.ones(2))
+
+
+def test_the_program_of_repeat_does_not_grow_with_n(key):
+    def sizes(n):
+        model = jnn.repeat(jnn.serial(jnn.dense(4), jnp.tanh, jnn.dropout(0.1)), n)
+        x = jnp.ones((2, 4))
+        params, state = model.init(key, x)
+
+        def loss(params):
+            return jnp.sum(model.apply(params, state, x, key=key, train=True)[0])
+
+        return len(program(jax.value_and_grad(loss), params)), len(program(lambda key: model.init(key, x), key))
+
+    assert sizes(2) == sizes(50)
+
+
+@pytest.mark.parametrize(
+    ("layer", "got"),
+    [
+        (jnn.dense(3), "float32 (2, 3)"),
+        (lambda x: x.astype(jnp.bfloat16), "bfloat16 (2, 4)"),
+        (lambda x: (x, x), "('float32 (2, 4)', 'float32 (2, 4)')"),
+    ],
+    ids=["shape", "dtype", "tuple"],
+)
+def test_repeat_refuses_a_layer_whose_output_is_no_input(layer, got, key, raises):
+    with raises(ValueError, f"repeat_0: expected an output like the input, float32 (2, 4), got {got}"):
+        jnn.serial(jnn.repeat(layer, 3)).init(key, jnp.ones((2, 4)))
+
+
+def test_repeat_refuses_parameters_and_state_of_another_number_of_layers(key, raises):
+    model = jnn.serial(jnn.repeat(jnn.serial(jnn.dense(4), counter()), 3))
+    params, state = model.init(key, jnp.ones((2, 4)))
+    with raises(ValueError, "repeat_0: expected parameters of 3 layers along the first axis, got dense_0/b (2, 4)"):
+        model.apply(jax.tree.map(lambda a: a[:2], params), state, jnp.ones((2, 4)))
+    with raises(ValueError, "repeat_0: expected state of 3 layers along the first axis, got counter_1/count ()"):
+        model.apply(params, jax.tree.map(lambda a: a[0], state), jnp.ones((2, 4)))
+
+
+@pytest.mark.parametrize("under", [lambda f: f, jax.jit], ids=["plain", "jit"])
+@pytest.mark.parametrize("wrap", [lambda layer: jnn.repeat(layer, 2), jnn.remat, jnn.precision])
+def test_errors_inside_name_the_path_of_the_parameters(wrap, under, key, raises):
+    model = jnn.serial(body=wrap(jnn.serial(jnn.dense(4), jnn.dropout(0.5))))
+    params, state = model.init(key, jnp.ones((2, 4)))
+    train = under(lambda x, key: model.apply(params, state, x, key=key, train=True))
+    with raises(ValueError, "body/dense_0: expected 4 features in the last axis, got (2, 3)"):
+        train(jnp.ones((2, 3)), key)
+    with raises(ValueError, "body/dropout_1: needs a key when train=True"):
+        train(jnp.ones((2, 4)), None)
+    with raises(ValueError, "body/dense_0: expected parameters w and b, got none"):
+        model.apply({}, state, jnp.ones((2, 4)))
+
+
+def test_repeat_takes_whole_numbers_from_one_on(raises):
+    with raises(ValueError, "repeat: n must be at least 1, got 0"):
+        jnn.repeat(jnn.dense(3), 0)
+    with raises(TypeError, "repeat: n must be a whole number, got 2.5"):
+        jnn.repeat(jnn.dense(3), 2.5)
+
+
+@pytest.mark.parametrize("wrap", [jnn.remat, jnn.precision])
+def test_remat_and_precision_do_not_show_in_names_and_parameters(wrap, key):
+    plain = jnn.serial(jnn.dense(3), jnn.serial(jnn.dense(2), counter()), jnp.tanh, (init_scale, apply_scale))
+    wrapped = jnn.serial(
+        wrap(jnn.dense(3)),
+        wrap(jnn.serial(wrap(jnn.dense(2)), wrap(counter()))),
+        wrap(jnp.tanh),
+        wrap((init_scale, apply_scale)),
+    )
+    chex.assert_trees_all_equal(wrapped.init(key, jnp.ones((2, 4))), plain.init(key, jnp.ones((2, 4))))
+
+
+def test_remat_keeps_its_input_only_and_computes_the_same_gradient(key):
+    layer = jnn.serial(jnn.dense(64), jnp.tanh, jnn.dropout(0.3), jnn.dense(64), jnp.tanh, jnn.dense(1))
+    x = jax.random.normal(key, (32, 4))
+    params, _ = layer.init(key, x)
+
+    def loss(layer):
+        return lambda params, x: jnp.sum(jnp.square(layer.apply(params, {}, x, key=key, train=True)[0]))
+
+    plain, again = loss(layer), loss(jnn.remat(layer))
+    chex.assert_trees_all_close(*(jax.jit(jax.value_and_grad(f))(params, x) for f in (plain, again)), rtol=1e-5, atol=1e-6)
+
+    def kept(f):
+        backward = jax.vjp(f, params, x)[1]
+        return sum(a.size for a in jax.tree.leaves(backward))
+
+    inputs = sum(a.size for a in jax.tree.leaves((params, x)))
+    assert kept(again) <= inputs + 32 + 8  # its inputs, its output (squared), the key
+    assert kept(plain) > inputs + 3 * 32 * 64
+    names = [eqn.primitive.name for eqn in program(jax.grad(again), params, x)]
+    assert any("remat" in name or "checkpoint" in name for name in names)
+    # forward twice and backward: one product more of each layer but the last, whose output no derivative needs
+    products = [[eqn.primitive.name for eqn in program(jax.grad(f), params, x)].count("dot_general") for f in (plain, again)]
+    assert products[1] > products[0]
+
+
+def test_remat_inside_repeat_keeps_one_input_a_layer(key):
+    def kept(block):
+        model = jnn.repeat(block, 6)
+        x = jnp.ones((16, 8))
+        params, _ = model.init(key, x)
+        backward = jax.vjp(lambda p: jnp.sum(model.apply(p, {}, x)[0]), params)[1]
+        return sum(a.size for a in jax.tree.leaves(backward)) - sum(a.size for a in jax.tree.leaves(params))
+
+    block = jnn.serial(jnn.dense(8), jnp.tanh, jnn.dense(8), jax.nn.silu, jnn.dense(8), jnp.tanh)
+    assert kept(jnn.remat(block)) <= 6 * 16 * 8 + 100
+    assert kept(block) > 3 * 6 * 16 * 8
+
+
+def network():
+    return jnn.serial(jnn.dense(8), jnn.layer_norm(), jax.nn.relu, jnn.batch_norm(), jnn.dropout(0.1), jnn.dense(3))
+
+
+def test_precision_keeps_parameters_gradients_and_state_in_float32(key):
+    model = jnn.precision(network())
+    x = jax.random.normal(key, (16, 4))
+    params, state = model.init(key, x)
+
+    def loss(params):
+        y, new_state = model.apply(params, state, x, key=key, train=True)
+        assert y.dtype == jnp.float32
+        return jnp.sum(jnp.square(y)), new_state
+
+    (_, new_state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    for tree, like in ((params, params), (grads, params), (new_state, state)):
+        chex.assert_trees_all_equal_shapes_and_dtypes(tree, like)
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(jnp.float32)}
+    assert np.any(new_state["batch_norm_3"]["mean"] != state["batch_norm_3"]["mean"])
+
+
+@pytest.mark.parametrize("compute", [jnp.bfloat16, jnp.float16, "bfloat16"], ids=str)
+def test_precision_multiplies_in_its_dtype_and_normalises_in_float32(compute, key):
+    model = jnn.precision(network(), compute)
+    x = jax.random.normal(key, (16, 4))
+    params, state = model.init(key, x)
+
+    def loss(params):
+        return jnp.sum(model.apply(params, state, x, key=key, train=True)[0])
+
+    equations = program(jax.grad(loss), params)
+    products = [eqn for eqn in equations if eqn.primitive.name == "dot_general"]
+    assert len(products) >= 4
+    assert {v.aval.dtype for eqn in products for v in (*eqn.invars, *eqn.outvars)} == {jnp.dtype(compute)}
+    roots = [eqn for eqn in equations if eqn.primitive.name == "rsqrt"]
+    assert len(roots) == 2
+    assert {eqn.outvars[0].aval.dtype for eqn in roots} == {jnp.dtype(jnp.float32)}
+
+
+def test_precision_keeps_a_softmax_of_wide_statistics_and_casts_everything_else(key):
+    seen = {}
+
+    def init(key, x):
+        ones = jnp.ones(3)
+        return {"w": ones, "scale": ones, "bias": ones, "inner": {"b": ones, "scale": ones}, "count": jnp.ones(3, jnp.int32)}, {
+            "mean": ones
+        }
+
+    def apply(params, state, x, *, key=None, train=False, mask=None, lengths=None):
+        seen.update(params=params, state=state, x=x, mask=mask, lengths=lengths)
+        return {"y": x[0], "index": x[1]}, {"mean": state["mean"].astype(jnp.bfloat16)}
+
+    model = jnn.precision((init, apply))
+    x = (jnp.ones(3), jnp.arange(3))
+    params, state = model.init(key, x)
+    y, new_state = model.apply(params, state, x, mask=jnp.ones(3), lengths=jnp.arange(3))
+    dtypes = jax.tree.map(lambda a: a.dtype.name, seen)
+    low, high = "bfloat16", "float32"
+    assert dtypes == {
+        "params": {"w": low, "scale": high, "bias": high, "inner": {"b": low, "scale": high}, "count": "int32"},
+        "state": {"mean": high},
+        "x": (low, "int32"),
+        "mask": low,
+        "lengths": "int32",
+    }
+    assert jax.tree.map(lambda a: a.dtype.name, (y, new_state)) == ({"y": high, "index": "int32"}, {"mean": high})
+
+
+def test_precision_equals_flax_with_a_dtype(key):
+    model = jnn.precision(jnn.serial(jnn.dense(8), jnp.tanh, jnn.dense(3)))
+    x = jax.random.normal(key, (16, 4))
+    params, _ = model.init(key, x)
+    params = filled(params)
+
+    def by_flax(params):
+        def layer(p, x):
+            return nn.Dense(p["b"].size, dtype=jnp.bfloat16).apply({"params": {"kernel": p["w"], "bias": p["b"]}}, x)
+
+        return layer(params["dense_2"], jnp.tanh(layer(params["dense_0"], x))).astype(jnp.float32)
+
+    ours = jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply(p, {}, x)[0])))(params)
+    theirs = jax.value_and_grad(lambda p: jnp.sum(jnp.sin(by_flax(p))))(params)
+    chex.assert_trees_all_equal(ours, theirs)
+
+
+def test_precision_takes_data_in_any_floating_dtype(key, x64):
+    for dtype in (jnp.bfloat16, jnp.float32, jnp.float64):
+        x = jnp.ones((2, 4), dtype)
+        model = jnn.serial(jnn.precision(jnn.serial(jnn.dense(3), jnn.dense(3))), jnn.dense(2))
+        params, state = model.init(key, x)
+        y, _ = model.apply(params, state, x)
+        assert y.dtype == jnp.float32
+        assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+
+
+def test_precision_in_float64_keeps_float64(key, x64):
+    layer = jnn.precision(jnn.dense(3), jnp.float64)
+    x = jax.random.normal(key, (2, 4), jnp.float64)
+    params, state = layer.init(key, x)
+    y, _ = layer.apply(params, state, x)
+    assert y.dtype == jnp.float64
+    np.testing.assert_allclose(y, np.asarray(x) @ np.asarray(params["w"], np.float64), rtol=1e-12)
+
+
+def test_precision_trains_under_jit_vmap_and_scan(key):
+    model = jnn.precision(network())
+    x = jax.random.normal(key, (16, 4))
+    targets = x[:, :3]
+    objective = jnn.supervised(model, jnn.losses.squared_error)
+    training = jnn.training(objective, optax.adam(1e-2))
+    fitted = jax.jit(jax.vmap(lambda key: jnn.fit(training, (x, targets), key=key, steps=60)))(jax.random.split(key, 2))
+    loss = np.asarray(fitted.history["loss"])
+    assert np.all(loss[:, -1] < 0.7 * loss[:, 0])
+
+
+def test_precision_refuses_a_dtype_that_does_not_float(raises):
+    with raises(ValueError, "precision: compute must be a floating-point dtype, got int32"):
+        jnn.precision(jnn.dense(3), jnp.int32)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.special
+import sklearn.metrics
 
 from jnn import losses
 
@@ -33,6 +34,16 @@ class Case(NamedTuple):
     loss: Callable
     oracle: Callable
     target: Callable  # of the prediction's shape
+
+
+def log_probabilities(*shape):
+    return np.log(probabilities(*shape))
+
+
+def violations(scores, y, margin):
+    right = jnp.take_along_axis(scores, y[..., None], -1)
+    others = 1 - jax.nn.one_hot(y, CLASSES, dtype=scores.dtype)
+    return others * jnp.maximum(0, scores - right + margin)
 
 
 CASES = [
@@ -61,6 +72,29 @@ CASES = [
         lambda p, t: optax.softmax_cross_entropy(p, optax.smooth_labels(t, 0.3)),
         probabilities,
     ),
+    Case("absolute_error", losses.absolute_error, lambda p, t: jnp.mean(jnp.abs(p - t), -1), lambda *s: numbers(*s)[::-1]),
+    Case("huber", losses.huber, lambda p, t: jnp.mean(optax.huber_loss(p, t), -1), lambda *s: numbers(*s)[::-1]),
+    Case(
+        "huber of delta 2.5",
+        lambda p, t: losses.huber(p, t, delta=2.5),
+        lambda p, t: jnp.mean(optax.huber_loss(p, t, delta=2.5), -1),
+        lambda *s: numbers(*s)[::-1],
+    ),
+    Case(
+        "sigmoid_cross_entropy",
+        losses.sigmoid_cross_entropy,
+        lambda p, t: jnp.mean(optax.sigmoid_binary_cross_entropy(p, t), -1),
+        probabilities,
+    ),
+    Case("hinge", losses.hinge, lambda p, t: jnp.sum(violations(p, t, 1.0), -1), classes),
+    Case(
+        "hinge of margin 0.3",
+        lambda p, t: losses.hinge(p, t, margin=0.3),
+        lambda p, t: jnp.sum(violations(p, t, 0.3), -1),
+        classes,
+    ),
+    Case("squared_hinge", losses.squared_hinge, lambda p, t: jnp.sum(violations(p, t, 1.0) ** 2, -1), classes),
+    Case("kl_divergence", losses.kl_divergence, optax.losses.kl_divergence_with_log_targets, log_probabilities),
 ]
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -193,10 +227,115 @@ def test_smoothing_may_be_traced():
     np.testing.assert_allclose(slope, jnp.sum(together[3] - together[0]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("loss", [losses.softmax_cross_entropy, losses.hinge], ids=lambda loss: loss.__name__)
+def test_small_integers_name_classes_beyond_their_range(loss):
+    scores = jnp.asarray(numbers(2, 300), jnp.float32)
+    target = jnp.array([3, 200], jnp.uint8)
+    np.testing.assert_array_equal(loss(scores, target), loss(scores, target.astype(jnp.int32)))
+
+
+def test_huber_is_half_a_square_up_to_delta_and_a_line_beyond():
+    prediction, zero = jnp.array([[1.0], [2.0], [-5.0], [jnp.inf]]), jnp.zeros((4, 1))
+    np.testing.assert_allclose(losses.huber(prediction, zero, delta=2.0), [0.5, 2.0, 8.0, jnp.inf])
+    slopes = jax.vmap(lambda delta: jax.grad(lambda p: jnp.sum(losses.huber(p, zero, delta=delta)))(prediction))
+    np.testing.assert_allclose(slopes(jnp.array([0.5, 2.0]))[..., 0], [[0.5, 0.5, -0.5, 0.5], [1, 2, -2, 2]])
+
+
+def test_the_derivative_at_no_error_is_zero():
+    for loss in (losses.absolute_error, losses.huber, losses.squared_error):
+        np.testing.assert_array_equal(jax.grad(lambda p, f=loss: f(p, jnp.ones(2)))(jnp.ones(2)), 0)
+
+
+def test_huber_refuses_a_delta_that_is_not_positive(raises):
+    with raises(ValueError, "huber: delta must be positive, got 0"):
+        losses.huber(jnp.ones(2), jnp.ones(2), delta=0)
+
+
+def test_sigmoid_cross_entropy_stays_finite_at_the_extremes():
+    logits = jnp.array([1e4, -1e4, 1e4, -1e4, jnp.inf, -jnp.inf])[:, None]
+    target = jnp.array([1, 0, 0, 1, 1, 0])[:, None]
+    np.testing.assert_allclose(losses.sigmoid_cross_entropy(logits, target), [0, 0, 1e4, 1e4, 0, 0])
+    gradient = jax.grad(lambda p: jnp.sum(losses.sigmoid_cross_entropy(p, target)))(logits)
+    np.testing.assert_allclose(gradient[:, 0], [0, 0, 1, -1, 0, 0], atol=1e-7)
+
+
+def test_sigmoid_cross_entropy_is_scikit_learns_log_loss_of_each_question():
+    logits, answers = numbers(20, 3), np.random.default_rng(1).integers(0, 2, (20, 3), np.int32)
+    expected = [sklearn.metrics.log_loss(answers[:, i], scipy.special.expit(logits[:, i])) for i in range(3)]
+    values = losses.sigmoid_cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(answers))
+    np.testing.assert_allclose(jnp.mean(values), np.mean(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "power"), [(losses.hinge, 1), (losses.squared_hinge, 2)], ids=["hinge", "squared_hinge"])
+def test_hinge_is_torchs_times_the_number_of_classes(loss, power):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    scores, target = 3 * numbers(6, CLASSES), classes(6, CLASSES)
+    theirs = torch.nn.functional.multi_margin_loss(
+        torch.tensor(scores), torch.tensor(target, dtype=torch.long), p=power, margin=0.7, reduction="none"
+    )
+    # torch divides by the number of classes
+    values = loss(jnp.asarray(scores, jnp.float32), jnp.asarray(target), margin=0.7)
+    np.testing.assert_allclose(values, CLASSES * theirs.numpy(), rtol=1e-5)
+
+
+def test_hinge_by_hand():
+    scores, target = jnp.array([[3.0, 1.0, 2.5], [0.5, 2.0, 4.0]]), jnp.array([0, 1])
+    np.testing.assert_allclose(losses.hinge(scores, target), [0.5, 3.0])
+    np.testing.assert_allclose(losses.squared_hinge(scores, target), [0.25, 9.0])
+    gradient = jax.grad(lambda s: jnp.sum(losses.hinge(s, target)))(scores)
+    np.testing.assert_allclose(gradient, [[-1, 0, 1], [0, -1, 1]])
+
+
+@pytest.mark.parametrize("loss", [losses.hinge, losses.squared_hinge], ids=lambda loss: loss.__name__)
+def test_hinge_of_a_class_out_of_range_is_nan_and_of_large_scores_finite(loss):
+    scores = jnp.array([[1e4, -1e4, 0.0]] * 3)
+    values = loss(scores, jnp.array([1, -1, 3]))
+    assert np.isfinite(values[0])
+    assert np.all(np.isnan(values[1:]))
+    assert np.all(np.isfinite(jax.grad(lambda s: loss(s, jnp.array(1)))(scores[0])))
+
+
+def test_margin_may_be_traced():
+    scores, target = example(CASES[1], 4)
+    margins = jnp.array([0.0, 0.5, 1.0])
+    together = jax.vmap(lambda margin: losses.hinge(scores, target, margin=margin))(margins)
+    for margin, values in zip([0.0, 0.5, 1.0], together, strict=True):
+        np.testing.assert_allclose(values, losses.hinge(scores, target, margin=margin), rtol=1e-6)
+
+
+def test_kl_divergence_is_the_targets_from_the_prediction():
+    p, q = probabilities(4, CLASSES), probabilities(4, CLASSES)[::-1]
+    values = losses.kl_divergence(jnp.log(p.astype(np.float32)), jnp.log(q.astype(np.float32)))
+    np.testing.assert_allclose(values, scipy.special.rel_entr(q, p).sum(-1), rtol=1e-4)
+    assert np.all(np.abs(values - scipy.special.rel_entr(p, q).sum(-1)) > 1e-3)
+
+
+def test_kl_divergence_counts_nothing_where_the_target_has_probability_zero():
+    prediction = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]))
+    target = jnp.log(jnp.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]))
+    np.testing.assert_allclose(losses.kl_divergence(prediction, target), [np.log(2) / 2, 0, np.inf], rtol=1e-6)
+    for argument in (0, 1):
+        gradient = jax.grad(lambda p, t: jnp.sum(losses.kl_divergence(p, t)), argument)(prediction[:2], target[:2])
+        assert np.all(np.isfinite(gradient))
+
+
+ELEMENTWISE = [losses.squared_error, losses.absolute_error, losses.huber, losses.sigmoid_cross_entropy, losses.kl_divergence]
+
+
+@pytest.mark.parametrize("loss", ELEMENTWISE, ids=lambda loss: loss.__name__)
 @pytest.mark.parametrize(("prediction", "target"), [((32, 1), (32,)), ((4, 3), (3,)), ((4, 3), (4, 1))], ids=str)
-def test_squared_error_refuses_shapes_that_would_broadcast(prediction, target, raises):
-    with raises(ValueError, f"squared_error: prediction {prediction} and target {target} differ in shape"):
-        losses.squared_error(jnp.ones(prediction), jnp.ones(target))
+def test_shapes_that_would_broadcast_are_refused(loss, prediction, target, raises):
+    with raises(ValueError, f"{loss.__name__}: prediction {prediction} and target {target} differ in shape"):
+        loss(jnp.ones(prediction), jnp.ones(target))
+
+
+@pytest.mark.parametrize("loss", [losses.hinge, losses.squared_hinge], ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize(
+    ("target", "got"), [(jnp.zeros(4), "float32 (4,)"), (jnp.zeros((4, 3), jnp.int32), "int32 (4, 3)")], ids=["float", "shape"]
+)
+def test_hinge_says_which_targets_it_wants(loss, target, got, raises):
+    with raises(ValueError, f"{loss.__name__}: scores (4, 3) want integer targets of shape (4,), got {got}"):
+        loss(jnp.ones((4, 3)), target)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+import jnn
 from jnn import metrics
 
 
@@ -64,3 +65,116 @@ def test_accuracy_refuses_targets_of_another_shape(raises):
         metrics.accuracy(jnp.ones((5, 4)), jnp.zeros(3, jnp.int32))
     with raises(ValueError, "accuracy: logits (5, 4) do not match targets (5, 2, 1)"):
         metrics.accuracy(jnp.ones((5, 4)), jnp.zeros((5, 2, 1), jnp.int32))
+
+
+@pytest.mark.parametrize("leading", [(50,), (5, 10)], ids=str)
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_top_k_accuracy_has_scikit_learns_mean_and_one_number_per_example(leading, k, one_hot):
+    prediction, target = example(*leading)
+    scores = jax.jit(metrics.top_k_accuracy(k))(prediction, jax.nn.one_hot(target, 4) if one_hot else target)
+    assert (scores.shape, scores.dtype) == (leading, jnp.float32)
+    flat = np.reshape(prediction, (-1, 4))
+    expected = sklearn.metrics.top_k_accuracy_score(np.ravel(target), flat, k=k, labels=range(4)) if k < 4 else 1
+    np.testing.assert_allclose(jnp.mean(scores), expected, rtol=1e-6)
+    if k == 1:
+        np.testing.assert_array_equal(scores, metrics.accuracy(prediction, target))
+
+
+def test_top_k_accuracy_of_equal_logits_takes_the_first_and_of_nan_none():
+    target = jnp.array([0, 1, 2, 3])
+    np.testing.assert_array_equal(metrics.top_k_accuracy(2)(jnp.zeros((4, 4)), target), [1, 1, 0, 0])
+    np.testing.assert_array_equal(metrics.top_k_accuracy(2)(jnp.full((4, 4), jnp.nan), target), 0)
+    np.testing.assert_array_equal(metrics.top_k_accuracy(4)(jnp.zeros((2, 4)), jnp.array([-1, 4])), 0)
+
+
+def test_top_k_accuracy_is_a_metric_of_supervised(key):
+    objective = jnn.supervised(jnn.dense(4), jnn.losses.softmax_cross_entropy, metrics={"top_2": metrics.top_k_accuracy(2)})
+    inputs, target = example(20)
+    params, state = objective.init(key, (inputs, target))
+    logits = np.asarray(jnn.dense(4).apply(params, state, inputs)[0])
+    scores = jnn.evaluate(objective, params, state, (inputs, target), batch_size=8)
+    expected = sklearn.metrics.top_k_accuracy_score(target, logits, k=2, labels=range(4))
+    np.testing.assert_allclose(scores["top_2"], expected, rtol=1e-6)
+
+
+def test_top_k_accuracy_says_what_k_may_be(raises):
+    with raises(ValueError, "top_k_accuracy: k must be at least 1, got 0"):
+        metrics.top_k_accuracy(0)
+    with raises(ValueError, "top_k_accuracy: k is 5, but there are 4 classes"):
+        metrics.top_k_accuracy(5)(*example(3))
+    with raises(ValueError, "top_k_accuracy: logits (5, 4) do not match targets (3,)"):
+        metrics.top_k_accuracy(2)(jnp.ones((5, 4)), jnp.zeros(3, jnp.int32))
+
+
+@pytest.mark.parametrize("leading", [(50,), (5, 10)], ids=str)
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_confusion_matrix_is_scikit_learns(leading, one_hot):
+    prediction, target = example(*leading)
+    matrix = jax.jit(metrics.confusion_matrix)(prediction, jax.nn.one_hot(target, 4) if one_hot else target)
+    chosen = np.argmax(prediction, -1)
+    assert matrix.dtype == jnp.int32
+    np.testing.assert_array_equal(matrix, sklearn.metrics.confusion_matrix(np.ravel(target), np.ravel(chosen), labels=range(4)))
+
+
+def test_confusion_matrix_has_the_true_class_as_its_row_and_counts_no_nonsense():
+    logits = 1.0 * jax.nn.one_hot(jnp.array([1, 1, 2, 0, 0]), 3)
+    logits = logits.at[4].set(jnp.nan)
+    matrix = metrics.confusion_matrix(logits, jnp.array([0, 1, 3, -1, 0]))
+    np.testing.assert_array_equal(matrix, [[0, 1, 0], [0, 1, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.uint32], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("x64", [False, True])
+def test_confusion_matrix_and_top_k_accuracy_take_every_kind_of_integer(dtype, x64):
+    with jax.enable_x64(x64):
+        prediction, target = example(20)
+        for metric in (metrics.confusion_matrix, metrics.top_k_accuracy(2)):
+            np.testing.assert_array_equal(metric(prediction, target.astype(dtype)), metric(prediction, target))
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(9, 300)), jnp.float32)
+    assert metrics.confusion_matrix(logits, jnp.arange(9, dtype=dtype)).sum() == 9
+
+
+def test_confusion_matrix_refuses_targets_of_another_shape(raises):
+    with raises(ValueError, "confusion_matrix: logits (5, 4) do not match targets (3,)"):
+        metrics.confusion_matrix(jnp.ones((5, 4)), jnp.zeros(3, jnp.int32))
+
+
+def test_mean_absolute_error_is_scikit_learns():
+    draw = np.random.default_rng(0)
+    prediction, target = (jnp.asarray(draw.normal(size=(20, 3)), jnp.float32) for _ in range(2))
+    scores = metrics.mean_absolute_error(prediction, target)
+    assert scores.shape == (20,)
+    np.testing.assert_allclose(jnp.mean(scores), sklearn.metrics.mean_absolute_error(target, prediction), rtol=1e-6)
+
+
+def test_perplexity_is_the_exponential_of_scikit_learns_log_loss():
+    prediction, target = example(5, 10)
+    value = jax.jit(metrics.perplexity)(prediction, target)
+    flat = np.reshape(jax.nn.softmax(prediction), (-1, 4))
+    expected = np.exp(sklearn.metrics.log_loss(np.ravel(target), flat, labels=range(4)))
+    assert value.shape == ()
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.perplexity(jnp.zeros((2, 3, 7)), jnp.zeros((2, 3), jnp.int32)), 7, rtol=1e-6)
+
+
+def test_perplexity_leaves_out_what_has_weight_zero():
+    prediction, target = example(5, 10)
+    kept = np.arange(5) < 3
+    expected = metrics.perplexity(prediction[:3], target[:3])
+    broken = prediction.at[3:].set(jnp.nan)
+    np.testing.assert_allclose(metrics.perplexity(broken, target, weights=jnp.asarray(kept)), expected, rtol=1e-6)
+    tokens = jnp.asarray(np.broadcast_to(kept[:, None], (5, 10)), jnp.float32)
+    np.testing.assert_allclose(metrics.perplexity(broken, target, weights=tokens), expected, rtol=1e-6)
+
+
+def test_perplexity_of_batches_is_the_exponential_of_the_loss_that_evaluate_returns():
+    prediction, target = example(30)
+    objective = jnn.supervised(lambda x: x, jnn.losses.softmax_cross_entropy)
+    scores = jnn.evaluate(objective, {}, {}, (prediction, target), batch_size=7)
+    np.testing.assert_allclose(jnp.exp(scores["loss"]), metrics.perplexity(prediction, target), rtol=1e-6)
+
+
+def test_perplexity_refuses_weights_of_another_shape(raises):
+    with raises(ValueError, "perplexity: weights (3,) do not lead the axes of the tokens (5, 10)"):
+        metrics.perplexity(*example(5, 10), weights=jnp.ones(3))

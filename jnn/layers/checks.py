@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.errors import LayerError
+from jnn.types import Graph
 
 
 def keys_for(kind: str, key, n: int):
@@ -65,6 +66,8 @@ def _taken(kind, what, tree, names):
 
 def describe(x) -> str:
     """What x is, in a few words: never the numbers of an array."""
+    if isinstance(x, Graph):
+        return "a Graph: on_nodes(layer) applies a layer to its nodes"
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{x.dtype} {x.shape}"
     if isinstance(x, tuple | list) and not hasattr(x, "_fields"):

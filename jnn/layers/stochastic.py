@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jnn.errors import LayerError
 from jnn.numbers import wide
+from jnn.pairs import as_layer, forwarding, kind
 from jnn.types import Layer
 
 
@@ -14,8 +15,7 @@ def dropout(rate) -> Layer:
     rate: the share of entries *dropped*, in [0, 1]; may be a traced scalar. Inverted dropout: nothing is scaled at test time.
     Raises LayerError when training without a key. Srivastava et al. 2014.
     """
-    if isinstance(rate, float | int) and not 0 <= rate <= 1:
-        raise ValueError(f"dropout: rate is the share dropped and lies in [0, 1], got {rate}")
+    _require_share("dropout", rate)
 
     def init(key, x):
         return {}, {}
@@ -25,10 +25,52 @@ def dropout(rate) -> Layer:
             return x, state
         if key is None:
             raise LayerError("dropout", "needs a key when train=True")
-        keep = 1 - jnp.asarray(rate).astype(wide(x.dtype))
-        mask = jax.random.bernoulli(key, keep.astype(jnp.float32), x.shape)
-        # with everything dropped (keep = 0) the mask is empty, and 1 / 0 must not arise
-        scale = (1 / jnp.maximum(keep, 1e-7)).astype(x.dtype)
-        return jnp.where(mask, x * scale, jnp.zeros_like(x)), state
+        mask = _kept(key, rate, x.shape)
+        return _masked(x, mask, rate), state
 
     return Layer(init, apply)
+
+
+def stochastic_depth(layer, rate) -> Layer:
+    """x -> layer(x):  while training, layer(x) * keep / (1 - rate), with P(keep = 0) = rate; otherwise layer(x).
+
+    `residual(stochastic_depth(layer, rate))` is a block that training skips now and then. One coin per call, for the layer as
+    a whole: under `vmap` over examples and keys, one per example. What is dropped is computed all the same, and the layer's
+    state (running statistics) goes on.
+
+    rate: the probability of *dropping*, in [0, 1]; may be a traced scalar.
+    Parameters and state are the layer's own, under its own name. Raises LayerError when training without a key.
+    Huang et al. 2016, "Deep Networks with Stochastic Depth", section 3; scaled while training instead of afterwards.
+    """
+    _require_share("stochastic_depth", rate)
+    child = as_layer(layer)
+
+    def apply(params, state, x, *, key, train, extra):
+        if not train:
+            return child.apply(params, state, x, key=key, train=train, **extra)
+        if key is None:
+            raise LayerError(kind(child), "stochastic_depth needs a key when train=True")
+        layer_key, coin_key = jax.random.split(key)
+        y, state = child.apply(params, state, x, key=layer_key, train=train, **extra)
+        keep = _kept(coin_key, rate, ())
+        # integers beside the values (tokens, the edges of a graph) are no output to drop
+        masked = lambda a: _masked(a, keep, rate) if jnp.issubdtype(a.dtype, jnp.floating) else a
+        return jax.tree.map(masked, y), state
+
+    return Layer(child.init, forwarding("stochastic_depth", [child], apply))
+
+
+def _require_share(owner, rate):
+    if isinstance(rate, float | int) and not 0 <= rate <= 1:
+        raise ValueError(f"{owner}: rate is the share dropped and lies in [0, 1], got {rate}")
+
+
+def _kept(key, rate, shape):
+    return jax.random.bernoulli(key, 1 - jnp.asarray(rate).astype(jnp.float32), shape)
+
+
+def _masked(x, mask, rate):
+    keep = 1 - jnp.asarray(rate).astype(wide(x.dtype))
+    # with everything dropped (keep = 0) the mask is empty, and 1 / 0 must not arise
+    scale = (1 / jnp.maximum(keep, 1e-7)).astype(x.dtype)
+    return jnp.where(mask, x * scale, jnp.zeros_like(x))

@@ -1,0 +1,61 @@
+"""Activations: plain functions of an array, each of them a layer as it is: `serial(dense(64), relu, dense(10))`.
+
+All but `heaviside` are jax.nn's own. Arguments beyond x are given by a function: `lambda x: leaky_relu(x, 0.2)`.
+
+    identity      x
+    heaviside     1 where x >= 0, else 0; its derivative is 0        McCulloch & Pitts 1943; Rosenblatt 1958
+    sigmoid       1 / (1 + exp(-x))
+    tanh          (exp(x) - exp(-x)) / (exp(x) + exp(-x))
+    relu          max(x, 0); derivative 0 at 0                       Nair & Hinton 2010
+    leaky_relu    x where x >= 0, else negative_slope * x            Maas, Hannun & Ng 2013; negative_slope=0.01
+    elu           x where x > 0, else alpha * (exp(x) - 1)           Clevert, Unterthiner & Hochreiter 2016; alpha=1
+    selu          1.0507 * elu(x, 1.6733)                            Klambauer et al. 2017
+    gelu          x * Phi(x), Phi the normal distribution function   Hendrycks & Gimpel 2016
+    silu          x * sigmoid(x)                                     Elfwing, Uchibe & Doya 2018; also called swish
+    softplus      log(1 + exp(x))                                    Dugas et al. 2001
+    softmax       exp(x) / sum(exp(x)) over the last axis            Bridle 1990
+    log_softmax   x - log(sum(exp(x))) over the last axis
+    glu           a * sigmoid(b), halves a, b of the last axis       Dauphin et al. 2017
+
+`gelu` is by default the approximation x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), as in GPT-2, and within 5e-4 of
+the formula; `gelu(x, approximate=False)` is the formula itself, as torch's default.
+"""
+
+import jax.numpy as jnp
+from jax.nn import (
+    elu,
+    gelu,
+    glu,
+    identity,
+    leaky_relu,
+    log_softmax,
+    relu,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
+
+__all__ = [
+    "elu",
+    "gelu",
+    "glu",
+    "heaviside",
+    "identity",
+    "leaky_relu",
+    "log_softmax",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+
+def heaviside(x):
+    """(...) -> (...):  1 where x >= 0, else 0: the threshold unit. Its derivative is 0: nothing learns through it."""
+    return jnp.heaviside(x, 1.0)

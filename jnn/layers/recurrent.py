@@ -1,0 +1,274 @@
+"""Recurrent layers: a sequence in, a sequence out.
+
+All of them are `factory(..., return_state=False)` and
+`apply(params, state, x, *, key=None, train=False, initial=None, lengths=None)`:
+
+    x             (..., time, in), any leading axes
+    initial       the cell's state before the first step, (..., features) in the dtype of x; None is zeros
+    lengths       integers (...): how many steps of each sequence count; None is all. Steps past the length give zeros, leave
+                  the cell's state alone and get no gradient, so each sequence gives what it gives alone
+    return_state  True makes the result a pair (ys, final): `final` is the cell's state after the last step that counts, what
+                  `initial` takes
+
+`serial(gru(64, return_state=True), lambda ys, final: final, dense(10))` reads a class off the last step of each sequence.
+
+Each gate's matrices are drawn by themselves, `w_init(key, (in, features), dtype)` and `wh_init(key, (features, features),
+dtype)`, and laid side by side; `b_init` draws all of b at once. The recurrent matrices are orthogonal by default: they keep
+the length of the state, and of the gradient on its way back (Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of
+learning in deep linear neural networks"); that of `jordan`, which maps outputs to features, is lecun_normal as the others.
+All parameters are float32.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jnn.errors import LayerError
+from jnn.initializers import lecun_normal, orthogonal, zeros
+from jnn.layers.checks import describe, keys_for, require_array, require_floating
+from jnn.layers.sequences import checked_lengths, first_state, over_time, pair_of, reversed_in_time, sequence_weights
+from jnn.numbers import whole
+from jnn.pairs import as_layer, call, check_children, forwarding, init_child, split
+from jnn.types import Layer
+
+
+def rnn(features: int, *, return_state=False, w_init=lecun_normal(), wh_init=orthogonal(), b_init=zeros) -> Layer:
+    """(..., time, in) -> (..., time, features):  h_t = tanh(x_t @ wx + h_{t-1} @ wh + b).
+
+    Parameters: `wx (in, features)`, `wh (features, features)`, `b (features,)`.
+    apply: initial `h (..., features)`, `lengths (...)`; with return_state=True the result is (ys, h).
+    Raises LayerError when x, initial, lengths or a parameter has another shape or dtype. Elman 1990.
+    """
+    features = whole("rnn", "features", features)
+
+    def init(key, x):
+        require_floating("rnn", x, "(..., time, in)", 2)
+        wx_key, wh_key, b_key = keys_for("rnn", key, 3)
+        return {
+            "wx": w_init(wx_key, (x.shape[-1], features), jnp.float32),
+            "wh": wh_init(wh_key, (features, features), jnp.float32),
+            "b": b_init(b_key, (features,), jnp.float32),
+        }, {}
+
+    def cell(wh, h, gates):
+        h = jnp.tanh(gates + h @ wh)
+        return h, h
+
+    def apply(params, state, x, *, key=None, train=False, initial=None, lengths=None):
+        wx, wh, b = sequence_weights("rnn", params, x, wx=("in", features), wh=(features, features), b=(features,))
+        lengths = checked_lengths("rnn", lengths, x)
+        h = first_state("rnn", "initial", initial, x, features)
+        ys, h = over_time(cell, wh, h, wx, b, x, lengths)
+        return (ys, h) if return_state else ys, state
+
+    return Layer(init, apply)
+
+
+def jordan(
+    features: int,
+    outputs: int,
+    *,
+    output_activation=lambda y: y,
+    return_state=False,
+    w_init=lecun_normal(),
+    wh_init=lecun_normal(),
+    b_init=zeros,
+) -> Layer:
+    """(..., time, in) -> (..., time, outputs):  h_t = tanh(x_t @ wx + y_{t-1} @ wh + b), y_t = activation(h_t @ wy + by).
+
+    The output is fed back, and is all that the next step knows of this one.
+
+    output_activation: a function of one array; by default y_t is linear.
+    Parameters: `wx (in, features)`, `wh (outputs, features)`, `b (features,)`, `wy (features, outputs)` (drawn by w_init),
+    `by (outputs,)`.
+    apply: initial `y (..., outputs)`, `lengths (...)`; with return_state=True the result is (ys, y).
+    Raises LayerError when x, initial, lengths or a parameter has another shape or dtype. Jordan 1986, "Serial order".
+    """
+    features = whole("jordan", "features", features)
+    outputs = whole("jordan", "outputs", outputs)
+
+    def init(key, x):
+        require_floating("jordan", x, "(..., time, in)", 2)
+        wx_key, wh_key, b_key, wy_key, by_key = keys_for("jordan", key, 5)
+        return {
+            "wx": w_init(wx_key, (x.shape[-1], features), jnp.float32),
+            "wh": wh_init(wh_key, (outputs, features), jnp.float32),
+            "b": b_init(b_key, (features,), jnp.float32),
+            "wy": w_init(wy_key, (features, outputs), jnp.float32),
+            "by": b_init(by_key, (outputs,), jnp.float32),
+        }, {}
+
+    def cell(weights, y, gates):
+        wh, wy, by = weights
+        y = output_activation(jnp.tanh(gates + y @ wh) @ wy + by)
+        return y, y
+
+    def apply(params, state, x, *, key=None, train=False, initial=None, lengths=None):
+        shapes = {"wx": ("in", features), "wh": (outputs, features), "b": (features,)}
+        wx, wh, b, wy, by = sequence_weights("jordan", params, x, **shapes, wy=(features, outputs), by=(outputs,))
+        lengths = checked_lengths("jordan", lengths, x)
+        y = first_state("jordan", "initial", initial, x, outputs)
+        ys, y = over_time(cell, (wh, wy, by), y, wx, b, x, lengths)
+        return (ys, y) if return_state else ys, state
+
+    return Layer(init, apply)
+
+
+def lstm(features: int, *, return_state=False, w_init=lecun_normal(), wh_init=orthogonal(), b_init=zeros) -> Layer:
+    """(..., time, in) -> (..., time, features):  c_t = f * c_{t-1} + i * g,  h_t = o * tanh(c_t); the output is h.
+
+    i, f, o = sigmoid and g = tanh of (x_t @ wx + h_{t-1} @ wh + b), whose columns are i, f, g, o in this order.
+
+    Parameters: `wx (in, 4 * features)`, `wh (features, 4 * features)`, `b (4 * features,)`, zero, the forget gate's part too.
+    Jozefowicz et al. 2015 recommend 1 there:
+    `b_init=lambda key, shape, dtype: jnp.repeat(jnp.array([0, 1, 0, 0], dtype), features)`.
+    apply: initial, a pair `(h, c)`, each (..., features), `lengths (...)`; with return_state=True the result is (ys, (h, c)).
+    Raises LayerError when x, initial, lengths or a parameter has another shape or dtype.
+    Hochreiter & Schmidhuber 1997; the forget gate: Gers et al. 2000.
+    """
+    features = whole("lstm", "features", features)
+
+    def init(key, x):
+        require_floating("lstm", x, "(..., time, in)", 2)
+        wx_key, wh_key, b_key = keys_for("lstm", key, 3)
+        return {
+            "wx": _gates(w_init, wx_key, (x.shape[-1], features), 4),
+            "wh": _gates(wh_init, wh_key, (features, features), 4),
+            "b": b_init(b_key, (4 * features,), jnp.float32),
+        }, {}
+
+    def cell(wh, h_and_c, gates):
+        h, c = h_and_c
+        i, f, g, o = jnp.split(gates + h @ wh, 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    def apply(params, state, x, *, key=None, train=False, initial=None, lengths=None):
+        shapes = {"wx": ("in", 4 * features), "wh": (features, 4 * features), "b": (4 * features,)}
+        wx, wh, b = sequence_weights("lstm", params, x, **shapes)
+        lengths = checked_lengths("lstm", lengths, x)
+        h, c = pair_of("lstm", "initial", "(h, c)", initial)
+        h = first_state("lstm", "h of initial", h, x, features)
+        c = first_state("lstm", "c of initial", c, x, features)
+        ys, h_and_c = over_time(cell, wh, (h, c), wx, b, x, lengths)
+        return (ys, h_and_c) if return_state else ys, state
+
+    return Layer(init, apply)
+
+
+def gru(
+    features: int, *, reset_after=False, return_state=False, w_init=lecun_normal(), wh_init=orthogonal(), b_init=zeros
+) -> Layer:
+    """(..., time, in) -> (..., time, features):  h_t = (1 - z) * h_{t-1} + z * n,  n = tanh(x_t @ W + (r * h_{t-1}) @ U + c).
+
+    r, z = sigmoid(x_t @ wx + h_{t-1} @ wh + b); the columns are r, z, n in this order, and W, U, c are the columns of n in
+    wx, wh, b. The reset gate r is applied before the recurrent product, and z is the share of the new: Chung et al. 2014.
+
+    reset_after: True gives the form of cuDNN and torch, with the reset gate after the product and z the share of the *old*:
+    h_t = (1 - z) * n + z * h_{t-1},  n = tanh(x_t @ W + c + r * (h_{t-1} @ U + d)),  r, z = sigmoid(... + bh), where d is the
+    columns of n in bh.
+    Parameters: `wx (in, 3 * features)`, `wh (features, 3 * features)`, `b (3 * features,)`; with reset_after=True
+    `bh (3 * features,)` too, drawn by b_init.
+    apply: initial `h (..., features)`, `lengths (...)`; with return_state=True the result is (ys, h).
+    Raises LayerError when x, initial, lengths or a parameter has another shape or dtype. Cho et al. 2014.
+    """
+    features = whole("gru", "features", features)
+
+    def init(key, x):
+        require_floating("gru", x, "(..., time, in)", 2)
+        wx_key, wh_key, b_key, bh_key = keys_for("gru", key, 4)
+        params = {
+            "wx": _gates(w_init, wx_key, (x.shape[-1], features), 3),
+            "wh": _gates(wh_init, wh_key, (features, features), 3),
+            "b": b_init(b_key, (3 * features,), jnp.float32),
+        }
+        if reset_after:
+            params["bh"] = b_init(bh_key, (3 * features,), jnp.float32)
+        return params, {}
+
+    def before(weights, h, gates):
+        wh, _ = weights
+        r_z = gates[..., : 2 * features] + h @ wh[:, : 2 * features]
+        r, z = jnp.split(jax.nn.sigmoid(r_z), 2, -1)
+        n = jnp.tanh(gates[..., 2 * features :] + (r * h) @ wh[:, 2 * features :])
+        h = (1 - z) * h + z * n
+        return h, h
+
+    def after(weights, h, gates):
+        wh, bh = weights
+        r_x, z_x, n_x = jnp.split(gates, 3, -1)
+        r_h, z_h, n_h = jnp.split(h @ wh + bh, 3, -1)
+        z = jax.nn.sigmoid(z_x + z_h)
+        n = jnp.tanh(n_x + jax.nn.sigmoid(r_x + r_h) * n_h)
+        h = (1 - z) * n + z * h
+        return h, h
+
+    def apply(params, state, x, *, key=None, train=False, initial=None, lengths=None):
+        shapes = {"wx": ("in", 3 * features), "wh": (features, 3 * features), "b": (3 * features,)}
+        shapes |= {"bh": (3 * features,)} if reset_after else {}
+        wx, wh, b, *bh = sequence_weights("gru", params, x, **shapes)
+        lengths = checked_lengths("gru", lengths, x)
+        h = first_state("gru", "initial", initial, x, features)
+        cell, weights = (after, (wh, *bh)) if reset_after else (before, (wh, None))
+        ys, h = over_time(cell, weights, h, wx, b, x, lengths)
+        return (ys, h) if return_state else ys, state
+
+    return Layer(init, apply)
+
+
+def _gates(initializer, key, shape, count):
+    """(in, count * features): one matrix for each gate, side by side."""
+    # a loop and not a list: XLA compiles the initializer once
+    matrices = jax.lax.map(lambda key: initializer(key, shape, jnp.float32), jax.random.split(key, count))
+    return jnp.swapaxes(matrices, 0, 1).reshape(shape[0], count * shape[1])
+
+
+def bidirectional(layer) -> Layer:
+    """(..., time, in) -> (..., time, 2 * features):  concat(forward(x), reversed(backward(reversed(x)))).
+
+    layer: a recurrent layer, used twice with parameters of its own each time, or any Layer from a sequence to one of as many
+    steps.
+    Parameters: `forward` and `backward`, each those of `layer`.
+    apply takes what `layer` takes. initial: a pair (forward, backward), either may be None. lengths: each sequence is reversed
+    within its length. Other arguments go to both as they are. Where `layer` returns (ys, final), so does this, with
+    `final` a pair (forward, backward).
+    Raises LayerError when given `initial` or `lengths` that `layer` does not take. Schuster & Paliwal 1997.
+    """
+    layer = as_layer(layer)
+    directions = "forward", "backward"
+
+    def init(key, x):
+        require_array("bidirectional", x, "(..., time, in)", 2)
+        params, state = {}, {}
+        for name, layer_key in zip(directions, split(key, 2), strict=True):
+            layer_params, layer_state = init_child(name, layer, layer_key, x)
+            if layer_params:
+                params[name] = layer_params
+            if layer_state:
+                state[name] = layer_state
+        return params, state
+
+    def apply(params, state, x, *, key, train, extra):
+        check_children("bidirectional", params, directions)
+        require_array("bidirectional", x, "(..., time, in)", 2)
+        lengths = checked_lengths("bidirectional", extra.get("lengths"), x)
+        initials = pair_of("bidirectional", "initial", "(forward, backward)", extra.get("initial"))
+        ys, finals, new_state = [], [], {}
+        for name, layer_key, initial in zip(directions, split(key, 2), initials, strict=True):
+            given = {**extra, "initial": initial} if "initial" in extra else extra
+            turned = reversed_in_time(x, lengths) if name == "backward" else x
+            y, layer_state = call(
+                name, layer, params.get(name, {}), state.get(name, {}), turned, key=layer_key, train=train, extra=given
+            )
+            y, *final = y if type(y) is tuple and len(y) == 2 else (y,)
+            if getattr(y, "shape", ())[:-1] != x.shape[:-1]:
+                problem = f"expected {name} to return a sequence of as many steps as it got, {x.shape}, got {describe(y)}"
+                raise LayerError("bidirectional", problem)
+            ys.append(reversed_in_time(y, lengths) if name == "backward" else y)
+            finals += final
+            if layer_state:
+                new_state[name] = layer_state
+        y = jnp.concatenate(ys, -1)
+        return (y, tuple(finals)) if finals else y, new_state
+
+    return Layer(init, forwarding("bidirectional", [layer], apply))

@@ -1,0 +1,135 @@
+"""The documentation says what is there: its code runs, its reference has every public name, its docstrings are well formed."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jnn
+
+DOCS = Path(__file__).parent.parent / "docs"
+sys.path.append(str(DOCS))
+
+import catalogue  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+PAGES = {path.stem: path.read_text() for path in sorted((DOCS / "reference").glob("*.md"))}
+
+
+def documented():
+    """page -> names that it shows"""
+    found = {}
+    for page, text in PAGES.items():
+        modules = re.findall(r"^\.\. public:: (\S+)$", text, re.MULTILINE)
+        found[page] = [name for module in modules for name in catalogue.public(module)]
+    return found
+
+
+def test_every_public_name_stands_in_the_reference_once():
+    shown = [name for names in documented().values() for name in names]
+    assert sorted(shown) == sorted(catalogue.everything())
+    assert {"jnn.dense", "jnn.compose", "jnn.Layer", "jnn.optim.adam", "jnn.activations.relu"} <= set(shown)
+
+
+def test_every_page_shows_something_and_is_in_the_contents():
+    contents = re.findall(r"^reference/(\w+)$", (DOCS / "index.md").read_text(), re.MULTILINE)
+    assert sorted(contents) == sorted(PAGES)
+    assert all(documented().values())
+
+
+def test_every_function_of_jnn_has_a_docstring():
+    ours = {name: value for name, value in catalogue.everything().items() if value.__module__.startswith("jnn")}
+    assert not [name for name, value in ours.items() if not (value.__doc__ or "").strip()]
+
+
+def test_docstrings_are_well_formed():
+    core = pytest.importorskip("docutils.core", reason="needs the extra docs")
+    settings = {"halt_level": 2, "report_level": 5, "syntax_highlight": "none"}
+    malformed = {}
+    for name, value in {**catalogue.everything(), **catalogue.families()}.items():
+        if getattr(value, "__module__", name).startswith("jnn"):
+            try:
+                core.publish_doctree("\n".join(catalogue.to_rst(value.__doc__)), settings_overrides=settings)
+            except Exception as error:
+                malformed[name] = str(error)
+    assert not malformed
+
+
+def test_a_docstring_becomes_formula_definitions_code_and_headed_paragraphs():
+    text = """(..., in) -> (..., features):  y = x @ w + b_.
+
+    Some *prose* with `w (in, features)`
+    and |w|:
+
+        y = f(x)
+
+    features: how many,
+        at least 1.
+    rate, scale: two numbers.
+    Parameters: `w`.
+    Raises ValueError where
+    it must.
+    """
+    assert [line for line in catalogue.to_rst(text) if line] == [
+        ".. code-block:: text",
+        "   :class: formula",
+        "   (..., in) -> (..., features):  y = x @ w + b_.",
+        "Some \\*prose\\* with \\ ``w (in, features)``\\ ",
+        "and \\|w\\|:",
+        ".. code-block:: python",
+        "   y = f(x)",
+        "``features``",
+        "    how many,",
+        "    at least 1.",
+        "``rate``, ``scale``",
+        "    two numbers.",
+        "**Parameters**: \\ ``w``\\ .",
+        "**Raises** ValueError where",
+        "it must.",
+    ]
+
+
+def test_fields_come_with_the_comments_beside_them():
+    assert catalogue.fields(jnn.TrainState) == [
+        "key: PRNG key, the same at every step: step t uses fold_in(key, t)",
+        "step: int32 [], the number of steps taken",
+    ]
+
+
+@pytest.fixture(scope="module")
+def page():
+    """Names and printed or final values of the page's code, cell by cell."""
+    cells = re.findall(r"^```\{code-cell\}\n(.*?)^```", (DOCS / "compose.md").read_text(), re.DOTALL | re.MULTILINE)
+    names, values = {}, []
+    for cell in cells:
+        tree = ast.parse(cell)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "compose.md", "exec"), names)
+        values.append(None if last is None else eval(compile(ast.Expression(last.value), "compose.md", "eval"), names))
+    return names, values
+
+
+def test_the_page_compose_a_model_does_what_it_says(page):
+    names, values = page
+    shared = ["encoder/dense_0/b", "encoder/dense_0/w", "encoder/dense_2/b", "encoder/dense_2/w", "head/b", "head/w"]
+    assert shared in values
+    accuracy = next(value for value in values if isinstance(value, dict) and "accuracy" in value)["accuracy"]
+    assert accuracy > 0.9
+    frozen, (first, last) = next(value for value in values if isinstance(value, tuple) and value[0] is True)
+    assert frozen
+    assert last < first / 2
+    assert names["agreement"] > 0.98
+    np.testing.assert_allclose(names["together"][1, :3], names["alone"], rtol=1e-5, atol=1e-6)
+    assert not np.any(names["weights"][1, 3:])
+    first, last = values[-1]
+    assert last < first / 10
+
+
+def test_the_pages_summaries_are_of_its_models(page):
+    tables = [value for value in page[1] if isinstance(value, jnn.summaries.Summary)]
+    words, deep = tables
+    assert words.total.parameters == 1000 * 32 + 32 * 32 + 32
+    repeated = next(row for row in deep.rows if row.path == "repeat_1")
+    assert repeated.parameters == 12 * (2 * 32 + 32 * 64 + 64 + 64 * 32 + 32)
