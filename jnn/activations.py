@@ -1,6 +1,7 @@
 """Activations: plain functions of an array, each of them a layer as it is: `serial(dense(64), relu, dense(10))`.
 
-All but `heaviside` are jax.nn's own. Arguments beyond x are given by a function: `lambda x: leaky_relu(x, 0.2)`.
+Most are jax.nn's own; `softmax` and `log_softmax` compute half precision in float32. Arguments beyond x are given by a
+function: `lambda x: leaky_relu(x, 0.2)`.
 
     identity      x
     heaviside     1 where x >= 0, else 0; its derivative is 0        McCulloch & Pitts 1943; Rosenblatt 1958
@@ -21,22 +22,22 @@ All but `heaviside` are jax.nn's own. Arguments beyond x are given by a function
 the formula; `gelu(x, approximate=False)` is the formula itself, as torch's default.
 """
 
+import jax
 import jax.numpy as jnp
 from jax.nn import (
     elu,
     gelu,
     glu,
-    identity,
     leaky_relu,
-    log_softmax,
     relu,
     selu,
     sigmoid,
     silu,
-    softmax,
     softplus,
     tanh,
 )
+
+from jnn.numbers import wide
 
 __all__ = [
     "elu",
@@ -56,6 +57,25 @@ __all__ = [
 ]
 
 
+def identity(x):
+    """x -> x:  an array, or a pytree of them, such as a Graph."""
+    return jax.tree.map(jnp.asarray, x)
+
+
 def heaviside(x):
     """(...) -> (...):  1 where x >= 0, else 0: the threshold unit. Its derivative is 0: nothing learns through it."""
     return jnp.heaviside(x, 1.0)
+
+
+def softmax(x, axis=-1, where=None):
+    """(...) -> (...):  exp(x) / sum(exp(x)) over an axis. Where `where` is False, an entry does not count and gives 0."""
+    return _like(x, jax.nn.softmax(x.astype(wide(x.dtype)), axis, where))
+
+
+def log_softmax(x, axis=-1, where=None):
+    """(...) -> (...):  x - log(sum(exp(x))) over an axis. Where `where` is False, an entry does not count and gives -inf."""
+    return _like(x, jax.nn.log_softmax(x.astype(wide(x.dtype)), axis, where))
+
+
+def _like(x, y):
+    return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y

@@ -11,7 +11,7 @@ from jnn.errors import LayerError
 from jnn.layers.checks import describe
 from jnn.numbers import whole, wide
 from jnn.pairs import as_layer, call, check_children, forwarding, init_child, kind, named_children, shape_after, split
-from jnn.types import Layer
+from jnn.types import Graph, Layer
 
 
 def serial(*layers, **named) -> Layer:
@@ -35,7 +35,7 @@ def serial(*layers, **named) -> Layer:
         return params, state
 
     def apply(params, state, x, *, key, train, extra):
-        check_children("serial", params, children)
+        check_children("serial", params, state, children)
         new_state = {}
         for (name, child), child_key in zip(children.items(), split(key, len(children)), strict=True):
             x, child_state = call(
@@ -112,7 +112,7 @@ def _require_fitting(merge, outputs: dict[str, Any]):
 
 
 def residual(layer, shortcut=identity) -> Layer:
-    """x -> layer(x) + shortcut(x). He et al. 2016.
+    """x -> layer(x) + shortcut(x), of Graphs the nodes, with the edges that layer returns. He et al. 2016.
 
     Parameters: `layer` and `shortcut`, each where it has some.
     Raises LayerError when the two have not the same shape and dtype: nothing is broadcast.
@@ -124,14 +124,21 @@ def residual(layer, shortcut=identity) -> Layer:
 
     def apply(params, state, x, *, key, train, extra):
         (y, short), state = _call_each("residual", children, params, state, (x, x), key=key, train=train, extra=extra)
-        if not all(hasattr(a, "shape") and hasattr(a, "dtype") for a in (y, short)):
-            raise LayerError("residual", f"expected arrays to add, layer gives {describe(y)}, shortcut {describe(short)}")
-        if (y.shape, y.dtype) != (short.shape, short.dtype):
-            hint = f": give a shortcut to {y.shape}, as in residual(layer, dense({y.shape[-1]}))" if y.ndim else ""
-            raise LayerError("residual", f"cannot add: layer gives {describe(y)}, shortcut {describe(short)}{hint}")
-        return y + short, state
+        if isinstance(y, Graph) and isinstance(short, Graph):
+            return y._replace(nodes=_sum(y.nodes, short.nodes, "on_nodes(dense({}))", " as nodes")), state
+        return _sum(y, short, "dense({})"), state
 
     return Layer(init, forwarding("residual", children.values(), apply))
+
+
+def _sum(y, short, shortcut, where=""):
+    if not all(hasattr(a, "shape") and hasattr(a, "dtype") for a in (y, short)):
+        layer_gives, shortcut_gives = (describe(a).partition(":")[0] for a in (y, short))
+        raise LayerError("residual", f"expected arrays to add, layer gives {layer_gives}, shortcut {shortcut_gives}")
+    if (y.shape, y.dtype) != (short.shape, short.dtype):
+        hint = f": give a shortcut to {y.shape}, as in residual(layer, {shortcut.format(y.shape[-1])})" if y.ndim else ""
+        raise LayerError("residual", f"cannot add: layer gives {describe(y)}{where}, shortcut {describe(short)}{hint}")
+    return y + short
 
 
 def repeat(layer, n: int) -> Layer:
@@ -247,7 +254,7 @@ def _init_each(children, key, inputs):
 
 
 def _call_each(owner, children, params, state, inputs, *, key, train, extra):
-    check_children(owner, params, children)
+    check_children(owner, params, state, children)
     outputs, new_state = [], {}
     for (name, child), child_key, x in zip(children.items(), split(key, len(children)), inputs, strict=True):
         y, child_state = call(

@@ -1,6 +1,7 @@
 """Layers whose children are called as one likes: shared, in any order, under any control flow."""
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,8 @@ def compose(forward: Callable, **layers) -> Layer:
     children = named_children("compose", (), layers)
     if is_pair(forward) or not callable(forward):
         raise TypeError(f"compose: forward must be a function of net and the input, got {type(forward).__name__}")
+    if {"key", "train"} & set(inspect.signature(forward).parameters):
+        raise ValueError("compose: forward has net.key() and net.train, and takes no arguments key and train")
     for name in children:
         if hasattr(_Net, name):
             raise ValueError(f"compose: the name {name} is taken by net.{name}: choose another for the child")
@@ -87,7 +90,7 @@ def compose(forward: Callable, **layers) -> Layer:
         return params, state
 
     def apply(params, state, x, *, key, train, extra):
-        check_children("compose", params, children)
+        check_children("compose", params, state, children)
 
         def own(name, x):
             return params.get(name, {}), state.get(name, {})

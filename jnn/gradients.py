@@ -50,9 +50,9 @@ def check_gradients(
         paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
         values = [jnp.asarray(leaf) for _, leaf in leaves]
         _refuse_complex("arguments", values)
-        moving = [i for i, value in enumerate(values) if jnp.issubdtype(value.dtype, jnp.floating)]
+        moving = [i for i, value in enumerate(values) if value.size and jnp.issubdtype(value.dtype, jnp.floating)]
         points = [values[i].astype(jnp.float64) for i in moving]
-        if not any(point.size for point in points):
+        if not points:
             raise ValueError("check_gradients: no floating-point numbers among the arguments")
 
         def outputs(points):

@@ -77,6 +77,8 @@ def truncated_normal(std):
 
 def uniform(low, high):
     """Numbers between `low` and `high`, all equally likely."""
+    if isinstance(low, float | int) and isinstance(high, float | int) and low > high:
+        raise ValueError(f"uniform: low must not be above high, got {low} and {high}")
     return _drawn(1.0, lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, low, high))
 
 

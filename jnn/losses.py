@@ -40,6 +40,7 @@ def softmax_cross_entropy(prediction, target, *, smoothing=None):
     smoothing: a share in [0, 1]; q becomes (1 - smoothing) * q + smoothing / classes (Szegedy et al. 2016, section 7).
     A class out of range gives NaN: never a wrong number.
     """
+    _require_axis("softmax_cross_entropy", prediction)
     classes = prediction.shape[-1]
     by_index = jnp.issubdtype(target.dtype, jnp.integer)
     expected = prediction.shape[:-1] if by_index else prediction.shape
@@ -115,6 +116,7 @@ def kl_divergence(prediction, target):
 
 def _violations(name, prediction, target, margin):
     """(..., classes), (...) -> (..., classes): max(0, s_j - s_y + margin), and 0 for j = y; NaN for y out of range."""
+    _require_axis(name, prediction)
     classes = prediction.shape[-1]
     if not jnp.issubdtype(target.dtype, jnp.integer) or target.shape != prediction.shape[:-1]:
         raise ValueError(
@@ -136,7 +138,13 @@ def _chosen(target, classes):
     return jax.nn.one_hot(target, classes, dtype=bool), (target >= 0) & (target < classes)
 
 
+def _require_axis(name, prediction):
+    if not prediction.ndim:
+        raise ValueError(f"{name}: expected a prediction (..., n), got a scalar")
+
+
 def _same_shapes(name, prediction, target):
+    _require_axis(name, prediction)
     if prediction.shape != target.shape:
         # (32, 1) against (32,) would broadcast to (32, 32) in silence
         raise ValueError(f"{name}: prediction {prediction.shape} and target {target.shape} differ in shape")

@@ -1,5 +1,8 @@
 """Metrics `(prediction, target) -> scores`: like losses, one number per example, of which `supervised` takes the mean.
 
+prediction: logits. target: as for `losses.softmax_cross_entropy`, integers (...), or probabilities (..., classes) of which
+the largest is meant: one-hot, for one.
+
 Two are no means of examples and give one value for all of them: `confusion_matrix`, and `perplexity`. They are for
 evaluation outside `supervised`.
 """
@@ -80,11 +83,14 @@ def perplexity(prediction, target, *, weights=None):
 
 def _classes(name, prediction, target):
     """The target as integers, of the shape of the examples."""
-    if target.ndim == prediction.ndim:
-        target = jnp.argmax(target, axis=-1)
-    if target.shape != prediction.shape[:-1]:
-        raise ValueError(f"{name}: logits {prediction.shape} do not match targets {target.shape}")
-    return target
+    by_index = jnp.issubdtype(target.dtype, jnp.integer)
+    # by the dtype and not by the rank: a column of integers is not one-hot
+    if target.shape != (prediction.shape[:-1] if by_index else prediction.shape):
+        raise ValueError(
+            f"{name}: logits {prediction.shape} want integer targets of shape {prediction.shape[:-1]} "
+            f"or probabilities of shape {prediction.shape}, got {target.dtype} {target.shape}"
+        )
+    return target if by_index else jnp.argmax(target, axis=-1)
 
 
 def _has_nan(prediction):

@@ -2,7 +2,10 @@
 
 import operator
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 
 def whole(owner: str, name: str, value, least: int = 1) -> int:
@@ -16,6 +19,22 @@ def whole(owner: str, name: str, value, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{owner}: {name} must be at least {least}, got {number}")
     return number
+
+
+def wholes(owner: str, name: str, values) -> tuple[int, ...]:
+    """`values`, any number of them, as such integers."""
+    try:
+        values = tuple(values)
+    except TypeError:
+        raise TypeError(f"{owner}: {name} must be a sequence of whole numbers, as ({values!r},) is, got {values!r}") from None
+    return tuple(whole(owner, name, value) for value in values)
+
+
+def require_share(owner: str, what: str, value) -> None:
+    """Raises ValueError unless `value` is one number in [0, 1]; of a traced one only the shape is known."""
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.shape(value) == ()
+    if not is_number or not (isinstance(value, Tracer) or 0 <= np.asarray(value) <= 1):
+        raise ValueError(f"{owner}: {what} and lies in [0, 1], got {value}")
 
 
 def wide(dtype):

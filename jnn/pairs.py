@@ -160,13 +160,14 @@ def forwarding(owner: str, children, apply: Callable) -> Callable:
     return outer
 
 
-def check_children(owner: str, params: Any, names) -> None:
-    """Raises LayerError when `params` is no dict, or has an entry for a child that there is not."""
-    if not isinstance(params, Mapping):
-        raise LayerError(owner, f"expected a dict of parameters, got {type(params).__name__}")
-    foreign = sorted(str(name) for name in set(params) - set(names))
-    if foreign:
-        raise LayerError(owner, f"parameters for {', '.join(foreign)}, but its children are {', '.join(names) or 'none'}")
+def check_children(owner: str, params: Any, state: Any, names) -> None:
+    """Raises LayerError when `params` or `state` is no dict, or has an entry for a child that there is not."""
+    for what, tree in (("parameters", params), ("state", state)):
+        if not isinstance(tree, Mapping):
+            raise LayerError(owner, f"expected a dict of {what}, got {type(tree).__name__}")
+        foreign = sorted(str(name) for name in set(tree) - set(names))
+        if foreign:
+            raise LayerError(owner, f"{what} for {', '.join(foreign)}, but its children are {', '.join(names) or 'none'}")
 
 
 def split(key, n: int) -> list:

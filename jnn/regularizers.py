@@ -1,6 +1,7 @@
 """Regularizers `params -> scalar`, for `supervised(..., penalty=l2(1e-4))`.
 
-They take the weights: every array of two axes or more (`jnn.tree.is_weight`), whatever its name, and no bias and no scale.
+They take the weights (`jnn.tree.is_weight`): every array of two axes or more, be it called `w` or `kernel`, and no bias and no
+scale.
 `where` takes others: a pattern of paths, several, or a function (path, array) -> bool, as everywhere in `jnn.tree`.
 Strengths may be traced. Sums are computed in float32 or better; parameters that are no floating-point numbers count nothing.
 """

@@ -60,9 +60,10 @@ class Summary(NamedTuple):
 
         table = Table(box=box.SIMPLE_HEAD, show_footer=True, caption="\n".join(self._notes()) or None, caption_justify="left")
         for i, (title, total) in enumerate(zip(COLUMNS, self.total.cells(), strict=True)):
-            table.add_column(
-                title, Text(total), justify="left" if i < 3 else "right", no_wrap=i != 2, overflow="fold", footer_style="bold"
-            )
+            # where it is narrow, the text is broken, and no digit lost
+            width = max(len(row.cells()[i]) for row in [*self.rows, self.total]) if i >= 3 else None
+            justify = "left" if i < 3 else "right"
+            table.add_column(title, Text(total), justify=justify, min_width=width, overflow="fold", footer_style="bold")
         for row in self.rows:
             table.add_row(*map(Text, row.cells()), style="dim" if self._is_container(row) else None)
         return table

@@ -99,8 +99,9 @@ def rank(path: str, array: Any) -> int:
 
 
 def is_weight(path: str, array: Any) -> bool:
-    """Whether a parameter is a matrix, a kernel or a table, and not a bias or a scale: by its rank, whatever its name."""
-    return rank(path, array) >= 2
+    """Whether a parameter is a matrix, a kernel or a table, and not a bias or a scale: of rank 2 at least, and not called
+    `b`, `bias`, `bh`, `by`, `scale` or `slope`, as what is no weight is called in jnn, stacked or not."""
+    return path.rpartition("/")[2] not in ("b", "bias", "bh", "by", "scale", "slope") and rank(path, array) >= 2
 
 
 def _taken(flat: Mapping[str, Any], where: Where) -> set[str]:

@@ -294,6 +294,9 @@ def test_forward_must_be_a_function(raises):
         name = type(thing).__name__
         with raises(TypeError, f"compose: forward must be a function of net and the input, got {name}"):
             jnn.compose(thing, encoder=jnn.dense(3))
+    # it would stay False in training, too
+    with raises(ValueError, "compose: forward has net.key() and net.train, and takes no arguments key and train"):
+        jnn.compose(lambda net, x, *, train=False: net.f(x), f=jnp.tanh)
 
 
 TRANSFORMATIONS = {

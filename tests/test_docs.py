@@ -5,8 +5,10 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import jnn
 
@@ -123,8 +125,31 @@ def test_the_page_compose_a_model_does_what_it_says(page):
     assert names["agreement"] > 0.98
     np.testing.assert_allclose(names["together"][1, :3], names["alone"], rtol=1e-5, atol=1e-6)
     assert not np.any(names["weights"][1, 3:])
-    first, last = values[-1]
+    first, last = names["fitted"].history["loss"][np.array([0, -1])]
     assert last < first / 10
+    jax.eval_shape(names["task"].objective.init, names["key"], names["task"].load().pool)
+    assert "linen_1/batch_norm_0/scale" in values[-2][0]
+    assert values[-2][1] == ["linen_1/batch_stats/batch_norm_0/mean", "linen_1/batch_stats/batch_norm_0/var"]
+
+
+def test_the_page_maps_every_tensor_of_torchvisions_resnet(page, tmp_path):
+    names, _ = page
+    widths, tensors = {"conv1": (3, 64, 7)}, {"fc.weight": (1000, 512), "fc.bias": (1000,)}
+    for stage, (before, width) in enumerate([(64, 64), (64, 128), (128, 256), (256, 512)], 1):
+        for block, first in enumerate([before, width]):
+            here = f"layer{stage}.{block}"
+            widths |= {f"{here}.conv1": (first, width, 3), f"{here}.conv2": (width, width, 3)}
+            widths |= {f"{here}.downsample.0": (first, width, 1)} if first != width else {}
+    for conv, (width_in, width, window) in widths.items():
+        norm = conv.replace("conv", "bn").replace("downsample.0", "downsample.1")
+        tensors[f"{conv}.weight"] = (width, width_in, window, window)
+        tensors |= {f"{norm}.{name}": (width,) for name in ("weight", "bias", "running_mean", "running_var")}
+        tensors[f"{norm}.num_batches_tracked"] = ()
+    path = tmp_path / "resnet18.safetensors"
+    save_file({name: np.zeros(shape, np.float32) for name, shape in tensors.items()}, path)
+    (code,) = re.findall(r"^```python\n(names = .*?)^```", (DOCS / "compose.md").read_text(), re.DOTALL | re.MULTILINE)
+    exec(code.replace("resnet18.safetensors", str(path)), loaded := {**names})
+    assert sum(leaf.size for leaf in jax.tree.leaves(loaded["params"])) == 11_689_512
 
 
 def test_the_pages_summaries_are_of_its_models(page):

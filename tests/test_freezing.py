@@ -41,10 +41,8 @@ OPTIMIZERS = {
     "adamw with decay": optax.adamw(0.1, weight_decay=0.5),
     "clipped": optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
     "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=2),
-    "lamb": optax.lamb(0.1, weight_decay=0.5),
     "muon": optax.contrib.muon(0.1),
     "adam of jnn": jnn.optim.adam(0.1),
-    "momentum of jnn": jnn.optim.momentum(0.05),
 }
 
 

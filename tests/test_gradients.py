@@ -63,7 +63,7 @@ def test_several_arguments_trees_integers_and_keys():
         return {"a": rows * noise, "b": (jnp.tanh(x["real"]), x["index"])}, None
 
     x = {"real": np.float32(0.3), "index": np.array([2, 0, 2])}
-    table = {"rows": np.arange(6, dtype=np.float32).reshape(3, 2)}
+    table = {"rows": np.arange(6, dtype=np.float32).reshape(3, 2), "empty": np.ones((0, 2), np.float32)}
     check_gradients(f, (table, x, jax.random.key(3)))
 
     def wrong(table, x, key):

@@ -1,6 +1,11 @@
+import ast
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(code, **environment):
@@ -24,3 +29,24 @@ def test_import_starts_no_backend():
     control = run("import jax; jax.numpy.zeros(1)", JAX_PLATFORMS="nonexistent")
     assert control.returncode != 0
     assert "nonexistent" in control.stderr
+
+
+def imported_by(module):
+    """The modules of jnn that a module, or the modules of a package, import."""
+    folder = ROOT / "jnn" / module
+    for path in folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "jnn":
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jnn."):
+                yield node.module.split(".")[1]
+
+
+def test_modules_import_from_floors_below_or_from_what_stands_earlier_in_their_row():
+    rows = re.findall(r"^ *\| \d[^|]*\| (.*?) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    order = [module for row in rows for module in row.split(", ")]
+    assert set(order) | {"__init__"} == {
+        path.stem for path in (ROOT / "jnn").iterdir() if not path.name.startswith(("py.", "__p"))
+    }
+    for i, module in enumerate(order):
+        assert set(imported_by(module)) <= {*order[: i + 1]}, module

@@ -116,7 +116,7 @@ def oracle(case):
 
 
 @every_loss
-@pytest.mark.parametrize("leading", [(), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("leading", [(2, 3), (0,)], ids=str)
 def test_one_number_per_example_equals_the_oracles(case, leading):
     prediction, target = example(case, *leading)
     values = case.loss(prediction, target)
@@ -143,15 +143,20 @@ def test_float32_gradients_equal_the_oracles(case):
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
-def test_half_precision_is_computed_in_float32(case, dtype):
-    prediction, target = example(case, 6, dtype=dtype)
+def test_half_precision_is_computed_in_float32(case):
+    prediction, target = example(case, 6, dtype=jnp.bfloat16)
     wide = target if jnp.issubdtype(target.dtype, jnp.integer) else target.astype(jnp.float32)
     expected = case.loss(prediction.astype(jnp.float32), wide)
     values, pull = jax.vjp(lambda p: case.loss(p, target), prediction)
     (gradient,) = pull(jnp.ones_like(values))
-    assert (values.dtype, gradient.dtype) == (jnp.float32, dtype)
+    assert (values.dtype, gradient.dtype) == (jnp.float32, jnp.bfloat16)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+@every_loss
+def test_a_scalar_has_no_axis_to_reduce(case, raises):
+    with raises(ValueError, f"{case.name.split()[0]}: expected a prediction (..., n), got a scalar"):
+        case.loss(jnp.ones(()), jnp.ones(()))
 
 
 @every_loss

@@ -60,17 +60,30 @@ def test_accuracy_of_a_diverged_model_is_zero():
     np.testing.assert_array_equal(scores, 0)
 
 
-def test_accuracy_refuses_targets_of_another_shape(raises):
-    with raises(ValueError, "accuracy: logits (5, 4) do not match targets (3,)"):
-        metrics.accuracy(jnp.ones((5, 4)), jnp.zeros(3, jnp.int32))
-    with raises(ValueError, "accuracy: logits (5, 4) do not match targets (5, 2, 1)"):
-        metrics.accuracy(jnp.ones((5, 4)), jnp.zeros((5, 2, 1), jnp.int32))
+@pytest.mark.parametrize(
+    "target",
+    [
+        jnp.zeros(3, jnp.int32),
+        jnp.zeros((5, 2, 1), jnp.int32),
+        # what argmax over the last axis would take for class 0, or for fewer classes
+        jnp.full((5, 1), 2, jnp.int32),
+        jnp.ones((5, 3)),
+        jnp.full(5, 1.5),
+    ],
+    ids=lambda target: f"{target.dtype} {target.shape}",
+)
+@pytest.mark.parametrize("name", ["accuracy", "top_k_accuracy", "confusion_matrix"])
+def test_targets_of_another_shape_are_refused(name, target, raises):
+    metric = metrics.top_k_accuracy(2) if name == "top_k_accuracy" else getattr(metrics, name)
+    wanted = "integer targets of shape (5,) or probabilities of shape (5, 4)"
+    with raises(ValueError, f"{name}: logits (5, 4) want {wanted}, got {target.dtype} {target.shape}"):
+        metric(jnp.ones((5, 4)), target)
 
 
-@pytest.mark.parametrize("leading", [(50,), (5, 10)], ids=str)
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@pytest.mark.parametrize("k", [1, 3, 4])
 @pytest.mark.parametrize("one_hot", [False, True])
-def test_top_k_accuracy_has_scikit_learns_mean_and_one_number_per_example(leading, k, one_hot):
+def test_top_k_accuracy_has_scikit_learns_mean_and_one_number_per_example(k, one_hot):
+    leading = (5, 10)
     prediction, target = example(*leading)
     scores = jax.jit(metrics.top_k_accuracy(k))(prediction, jax.nn.one_hot(target, 4) if one_hot else target)
     assert (scores.shape, scores.dtype) == (leading, jnp.float32)
@@ -103,8 +116,6 @@ def test_top_k_accuracy_says_what_k_may_be(raises):
         metrics.top_k_accuracy(0)
     with raises(ValueError, "top_k_accuracy: k is 5, but there are 4 classes"):
         metrics.top_k_accuracy(5)(*example(3))
-    with raises(ValueError, "top_k_accuracy: logits (5, 4) do not match targets (3,)"):
-        metrics.top_k_accuracy(2)(jnp.ones((5, 4)), jnp.zeros(3, jnp.int32))
 
 
 @pytest.mark.parametrize("leading", [(50,), (5, 10)], ids=str)
@@ -133,11 +144,6 @@ def test_confusion_matrix_and_top_k_accuracy_take_every_kind_of_integer(dtype, x
             np.testing.assert_array_equal(metric(prediction, target.astype(dtype)), metric(prediction, target))
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(9, 300)), jnp.float32)
     assert metrics.confusion_matrix(logits, jnp.arange(9, dtype=dtype)).sum() == 9
-
-
-def test_confusion_matrix_refuses_targets_of_another_shape(raises):
-    with raises(ValueError, "confusion_matrix: logits (5, 4) do not match targets (3,)"):
-        metrics.confusion_matrix(jnp.ones((5, 4)), jnp.zeros(3, jnp.int32))
 
 
 def test_mean_absolute_error_is_scikit_learns():

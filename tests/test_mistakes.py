@@ -113,7 +113,7 @@ MISTAKES = [
     Mistake(
         "too few axes to flatten",
         lambda: init(jnn.flatten()),
-        "flatten_0: expected at least 3 axes, got (32, 64)",
+        "flatten_0: expected an array of at least 3 axes, got float32 (32, 64)",
     ),
     Mistake(
         "an embedding of numbers that are no tokens",

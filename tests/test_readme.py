@@ -1,6 +1,7 @@
 """The README's code runs as it stands there, and so do its commands (with a smaller budget)."""
 
 import json
+import operator
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import jnn
 from jnn import cli
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +59,13 @@ def test_the_two_lines_set_up_an_environment_of_their_own():
 def test_every_link_of_the_readme_leads_to_a_file():
     for target in re.findall(r"\]\((?!http)(.*?)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_name_of_the_readme_is_there():
+    names = set(re.findall(r"\bjnn((?:\.[a-z_]+)+)", README))
+    assert len(names) > 20
+    for name in names:
+        operator.attrgetter(name[1:])(jnn)
 
 
 def test_the_figures_are_those_that_were_recorded():

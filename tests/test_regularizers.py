@@ -11,7 +11,7 @@ DRAW = np.random.default_rng(0)
 PARAMS = {
     "dense_0": {"w": jnp.asarray(DRAW.normal(size=(4, 3)), jnp.float32), "b": jnp.asarray(DRAW.normal(size=3), jnp.float32)},
     "linen": {"kernel": jnp.asarray(DRAW.normal(size=(3, 3, 2, 2)), jnp.float32)},
-    "repeat_2": {"b": jnp.asarray(DRAW.normal(size=(5, 3)), jnp.float32)},
+    "blocks": {"b": jnp.asarray(DRAW.normal(size=(5, 3)), jnp.float32)},
 }
 WEIGHTS = np.concatenate([np.ravel(PARAMS["dense_0"]["w"]), np.ravel(PARAMS["linen"]["kernel"])]).astype(np.float64)
 ALL = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(PARAMS)]).astype(np.float64)
@@ -25,7 +25,7 @@ every_regularizer = pytest.mark.parametrize(("make", "strengths", "formula"), CA
 
 
 @every_regularizer
-def test_weights_are_taken_by_rank_and_biases_left_out_of_repeat_too(make, strengths, formula):
+def test_weights_are_taken_by_rank_and_biases_left_out_stacked_too(make, strengths, formula):
     value = make(*strengths)(PARAMS)
     assert (value.shape, value.dtype) == ((), jnp.float32)
     np.testing.assert_allclose(value, formula(WEIGHTS, *strengths), rtol=1e-5)
@@ -34,7 +34,7 @@ def test_weights_are_taken_by_rank_and_biases_left_out_of_repeat_too(make, stren
 @every_regularizer
 def test_where_takes_others(make, strengths, formula):
     value = make(*strengths, where="b")(PARAMS)
-    biases = np.concatenate([np.ravel(PARAMS["dense_0"]["b"]), np.ravel(PARAMS["repeat_2"]["b"])])
+    biases = np.concatenate([np.ravel(PARAMS["dense_0"]["b"]), np.ravel(PARAMS["blocks"]["b"])])
     np.testing.assert_allclose(value, formula(biases, *strengths), rtol=1e-5)
     np.testing.assert_allclose(make(*strengths, where=lambda path, w: True)(PARAMS), formula(ALL, *strengths), rtol=1e-5)
     with pytest.raises(ValueError, match="no path contains 'kernal'; did you mean kernel"):
@@ -61,7 +61,7 @@ def test_half_precision_is_summed_in_float32(make, strengths, formula):
 
 @every_regularizer
 def test_double_precision_is_kept_and_goes_with_single(make, strengths, formula, x64):
-    params = {"a": jnp.asarray(np.full((2, 2), 1 / 3)), "b": jnp.ones((2, 2), jnp.float32)}
+    params = {"double": jnp.asarray(np.full((2, 2), 1 / 3)), "single": jnp.ones((2, 2), jnp.float32)}
     value = make(*strengths)(params)
     assert value.dtype == jnp.float64
     np.testing.assert_allclose(value, formula(np.array([1 / 3] * 4 + [1] * 4), *strengths), rtol=1e-14)

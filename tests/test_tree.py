@@ -159,8 +159,22 @@ def test_rank_does_not_count_the_axes_of_repeat(key):
         "repeat_last/b": (2, 1),
         "repeat_last/w": (3, 2),
     }
-    assert [path for path, array in tree.flatten(params).items() if tree.is_weight(path, array)] == [
-        path for path in ranks if path.endswith("/w")
+
+
+def test_biases_scales_and_slopes_are_no_weights_however_they_are_stacked(key):
+    block = jnn.serial(jnn.layer_norm(), jnn.prelu(), jnn.gru(4, reset_after=True), out=jnn.jordan(4, 4))
+    model = jnn.compose(
+        lambda net, x: net.maxout(net.blocks(x)), blocks=jnn.residual(jnn.repeat(block, 2)), maxout=jnn.maxout(3, 2)
+    )
+    params, _ = jax.eval_shape(model.init, key, jnp.ones((5, 4)))
+    assert sorted({path.split("/")[-1] for path in tree.flatten(tree.select(params, tree.is_weight))}) == [
+        "w",
+        "wh",
+        "wx",
+        "wy",
+    ]
+    assert sorted({path.split("/")[-1] for path in tree.flatten(tree.split(params, tree.is_weight)[1])}) == [
+        *("b", "bh", "bias", "by", "scale", "slope")
     ]
 
 

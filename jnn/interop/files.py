@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn import tree
-from jnn.interop.calls import library
 
 _DTYPES = {
     "BOOL": np.bool_,
@@ -30,6 +29,7 @@ _DTYPES = {
     "F64": np.float64,
     "C64": np.complex64,
 }
+_KNOWN = {np.dtype(dtype).name for dtype in _DTYPES.values()}
 
 
 def save(path: str | os.PathLike, params: Mapping[str, Any], metadata: Mapping[str, str] = {}) -> None:
@@ -38,15 +38,18 @@ def save(path: str | os.PathLike, params: Mapping[str, Any], metadata: Mapping[s
     metadata: texts that are kept beside the arrays.
     A file of this name is replaced when the new one is complete, so there is never half a file. Empty dicts are not kept;
     lists come back as dicts.
-    Raises TypeError for what is no array, and for random keys: save their `jax.random.key_data`.
+    Raises TypeError for what is no array, for a dtype that the format has not (complex128, int4), and for random keys: save
+    their `jax.random.key_data`.
     """
+    from safetensors.numpy import save_file
+
     path = Path(path)
     if not isinstance(params, Mapping):
         raise TypeError(f"save: expected a nested dict of arrays, got {type(params).__name__}")
     arrays = {name: _numpy(name, leaf) for name, leaf in tree.flatten(params).items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        library("safetensors.numpy", "safetensors").save_file(arrays, part, metadata=dict(metadata) or None)
+        save_file(arrays, part, metadata=dict(metadata) or None)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -71,7 +74,8 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
 
 def metadata(path: str | os.PathLike) -> dict[str, str]:
     """The texts beside the arrays of a safetensors file. Raises as `load` does."""
-    safetensors = library("safetensors", "safetensors")
+    import safetensors
+
     _require_file(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -82,7 +86,8 @@ def metadata(path: str | os.PathLike) -> dict[str, str]:
 
 def arrays_in(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{name: array} as they stand in a safetensors file."""
-    safetensors = library("safetensors", "safetensors")
+    import safetensors
+
     _require_file(path)
     try:
         entries = dict(safetensors.deserialize(Path(path).read_bytes()))
@@ -111,4 +116,6 @@ def _numpy(name, leaf) -> np.ndarray:
         raise TypeError(f"save: expected an array at {name}, got {type(leaf).__name__} {leaf!r}"[:200])
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise TypeError(f"save: {name} is a random key, which has no form in a file: save jax.random.key_data of it")
+    if leaf.dtype.name not in _KNOWN:
+        raise TypeError(f"save: {name} has the dtype {leaf.dtype.name}, for which a safetensors file has no form")
     return np.asarray(leaf, order="C")

@@ -39,6 +39,7 @@ def linen(module, *, train_arguments: Callable[[bool], dict[str, Any]] | None = 
     `b` (it stays `bias` next to a `scale`), `Dense_0` `dense_0`; shapes stay.
     State: all other collections, `batch_stats/batch_norm_0/mean`; train=False changes `cache` alone. What `sow` puts into
     `intermediates` is dropped.
+    A real hyperparameter may be traced where flax allows it: an epsilon, a momentum, but not the rate of its Dropout.
     Raises TypeError for anything but a module, LayerError where a random number is drawn without a key, or by train=False,
     and where a call changes the form of the state (a `sow` into another collection).
     """
@@ -101,8 +102,8 @@ def nnx(constructor, *, train_arguments: Callable[[bool], dict[str, Any]] | None
     """An NNX constructor (rngs -> module) as a Layer:  y = module(x, **train_arguments(train)).
 
     constructor: `lambda rngs: Net(64, rngs=rngs)`; it is called by each `init`, and once here for the structure.
-    x, train_arguments: as in `linen`; before the call, `module.train()` or `module.eval()` sets the attributes
-        `deterministic` and `use_running_average` of all modules inside.
+    x, train_arguments, traced hyperparameters: as in `linen`; before the call, `module.train()` or `module.eval()` sets the
+        attributes `deterministic` and `use_running_average` of all modules inside.
     Randomness: while training all `Rngs` inside, and the argument `rngs` of `__call__`, come from `key`. A module that
     draws in evaluation too gets the same numbers each time.
     Parameters: all `nnx.Param`. `kernel` becomes `w`, `embedding` `table`, `bias` `b` (it stays `bias` next to a `scale`), the

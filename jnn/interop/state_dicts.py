@@ -59,7 +59,7 @@ def load_state_dict(
     like: tuple[Any, Any],
     names: Mapping[str, Source] | Callable[[str], Source | None],
     *,
-    ignore: tuple[str, ...] | list[str] = (),
+    ignore: str | Iterable[str] = (),
 ) -> Loaded:
     """A torch state dict as (params, state, report) of a jnn model.
 
@@ -76,7 +76,7 @@ def load_state_dict(
         One array is named by its own path: {"norm/scale": "norm.gamma"} as it is, {"dense_0/w": ("fc.weight", np.transpose)},
         a function of one tensor or of several.
         Or a function: path of a layer -> name of its module, or None.
-    ignore: patterns of tensors that are left out on purpose, "*.attn.mask". `num_batches_tracked` always is.
+    ignore: a pattern of tensors that are left out on purpose, "*.attn.mask", or several. `num_batches_tracked` always is.
 
     What becomes of what: weight of Linear (out, in) -> `w (in, out)`; of Conv OIHW -> `w` HWIO, and so with one or three
     spatial axes; of ConvTranspose IOHW -> HWIO, mirrored; of Embedding -> `table`; of a norm -> `scale`, `bias`, and
@@ -86,8 +86,14 @@ def load_state_dict(
     All take the dtypes of `like`.
 
     Raises StateDictError, which names every array without a source, every tensor that is missing or not used, and every
-    shape that differs, with both.
+    shape that differs, with both; TypeError where `like` is no such pair.
     """
+    if not (isinstance(like, tuple | list) and len(like) == 2 and all(isinstance(part, Mapping) for part in like)):
+        raise TypeError(
+            "load_state_dict: expected like to be (params, state), as jax.eval_shape(model.init, key, x) gives them, "
+            f"got {type(like).__name__}"
+        )
+    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     tensors = {n: _numpy(a) for n, a in weights.items()} if isinstance(weights, Mapping) else arrays_in(weights)
     params, state = (tree.flatten(part) for part in like)
     problems: list[str] = []
@@ -151,6 +157,9 @@ def _matched(names, params, state, problems) -> dict[str, Source]:
     branches = _branches([*params, *state])
     found: dict[str, Source] = {}
     for pattern, source in names.items():
+        if not isinstance(source, str | tuple) or source == ():
+            problems.append(f"{pattern}: expected the name of a module, or a tuple that begins with one, got {source!r}")
+            continue
         regex = re.compile("([^/]+)".join(map(re.escape, pattern.strip("/").split("*"))))
         hits = [(path, m) for path in (*branches, *params, *state) if (m := regex.fullmatch(path))]
         if not hits:

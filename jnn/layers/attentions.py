@@ -44,8 +44,9 @@ def attention(
     w_init, out_init, b_init: of q, k, v; of out (w_init, where None); of the biases.
 
     apply(params, state, x, *, key=None, train=False, lengths=None, mask=None), the twin without the last two:
-    lengths: integers (...), how many steps of each sequence count; with a memory a pair (of queries, of memory), either may
-        be None. Steps past the length are not seen and give zeros, so each sequence gives what it gives alone.
+    lengths: integers (...) from 0 to time, traced ones clipped to that: how many steps of each sequence count; with a memory
+        a pair (of queries, of memory), either may be None. Steps past the length are not seen and give zeros, so each
+        sequence gives what it gives alone.
     mask: booleans (time, time) or (..., time, time), or (..., time, memory time): True where a step may look at another.
     A step that sees nothing gives zeros.
 
@@ -158,9 +159,10 @@ def attention(
         narrow = kv_heads * head_size(width)
         shapes = {"q": (width, width), "k": (memory_width, narrow), "v": (memory_width, narrow), "out": (width, width)}
         for name, shape in shapes.items():
-            if parts[name][0].shape != shape:
+            w, b = parts[name]
+            if (w.shape, b.shape) != (shape, shape[1:]):
                 with at(name):
-                    raise LayerError("attention", f"expected w {shape}, got {parts[name][0].shape}")
+                    raise LayerError("attention", f"expected w {shape} and b {shape[1:]}, got {w.shape} and {b.shape}")
         return parts
 
     def heads_of(parts, queries, memory, positions):

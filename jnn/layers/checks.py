@@ -64,6 +64,15 @@ def _taken(kind, what, tree, names):
     return [tree[name] for name in names]
 
 
+def require_shapes(kind: str, tree, **shapes) -> None:
+    """Raises unless each entry of a tree has its shape; where that has a name for a number ("in"), any number will do."""
+    for name, array in tree.items():
+        shape, got = shapes[name], getattr(array, "shape", ())
+        if len(got) != len(shape) or any(n != m for n, m in zip(got, shape, strict=True) if not isinstance(m, str)):
+            wanted = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
+            raise LayerError(kind, f"expected {name} ({wanted}), got {got if hasattr(array, 'shape') else describe(array)}")
+
+
 def describe(x) -> str:
     """What x is, in a few words: never the numbers of an array."""
     if isinstance(x, Graph):

@@ -5,7 +5,7 @@ from jax import lax
 
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, zeros
-from jnn.layers.checks import keys_for, require_dtype, require_width, taken
+from jnn.layers.checks import keys_for, require_dtype, require_shapes, require_width, taken
 from jnn.layers.windows import Padding, Window, as_batch, require_spatial, window_of
 from jnn.numbers import whole
 from jnn.types import Layer
@@ -152,9 +152,8 @@ def _parameters(slide, key, x, features, groups, w_init, b_init):
 def _weights(slide, params, x, features, groups, names):
     """w and b (None where there is none), after a look at whether they are this layer's, and fit x."""
     w, *b = taken(slide.kind, params, *names)
-    if (*w.shape[:-2], *w.shape[-1:]) != (*slide.size, features):
-        wanted = ", ".join([*map(str, slide.size), "in" if groups == 1 else f"in / {groups}", str(features)])
-        raise LayerError(slide.kind, f"expected w ({wanted}), got {w.shape}")
+    channels = "in" if groups == 1 else f"in / {groups}"
+    require_shapes(slide.kind, params, w=(*slide.size, channels, features), b=(features,))
     require_spatial(slide.kind, x, (0,) * len(slide.size))
     require_width(slide.kind, x, w.shape[-2] * groups)
     require_dtype(slide.kind, x, w.dtype)

@@ -7,7 +7,16 @@ import numpy as np
 
 from jnn.errors import LayerError
 from jnn.initializers import normal
-from jnn.layers.checks import describe, keys_for, require_dtype, require_floating, require_width, taken, taken_state
+from jnn.layers.checks import (
+    describe,
+    keys_for,
+    require_dtype,
+    require_floating,
+    require_shapes,
+    require_width,
+    taken,
+    taken_state,
+)
 from jnn.numbers import whole, wide
 from jnn.types import Layer
 
@@ -35,10 +44,12 @@ def embed(vocabulary: int, features: int, *, table_init=None) -> Layer:
 
     def apply(params, state, x, *, key=None, train=False):
         (table,) = taken("embed", params, "table")
+        require_shapes("embed", params, table=(vocabulary, features))
         require_tokens(x)
         # in 8 bits the size of the table would be no number, and a gather cuts 64 bits down to 32
-        rows = jnp.asarray(x).astype(jnp.int64 if x.dtype.itemsize > 4 else jnp.int32)
-        rows = jnp.where((rows >= 0) & (rows < table.shape[0]), rows, table.shape[0])
+        rows = jnp.asarray(x)
+        rows = rows.astype(jnp.int64 if rows.dtype.itemsize > 4 else jnp.int32)
+        rows = jnp.where((rows >= 0) & (rows < vocabulary), rows, vocabulary)
         return table.at[rows].get(mode="fill", fill_value=jnp.nan), state
 
     return Layer(init, apply)
@@ -66,11 +77,12 @@ def learned_positions(length: int, *, cache: int | None = None, table_init=norma
 
     def apply(params, state, x, *, key=None, train=False):
         (table,) = taken("learned_positions", params, "table")
+        require_shapes("learned_positions", params, table=(length, "features"))
         require_floating("learned_positions", x, "(..., time, features)", 2)
         require_width("learned_positions", x, table.shape[1])
         require_dtype("learned_positions", x, table.dtype)
         if cache is None:
-            _require_steps("learned_positions", x, table.shape[0])
+            _require_steps("learned_positions", x, length)
             return x + table[: x.shape[-2]], state
         (position,) = taken_state("learned_positions", state, "position")
         positions, inside = next_positions("learned_positions", position, x, cache, train)
@@ -114,9 +126,12 @@ def sinusoidal_positions(*, cache: int | None = None) -> Layer:
 
 
 def angles(positions, features: int, dtype):
-    """(time,) integers -> (time, ceil(features / 2)):  position / 10000^(2i / features)."""
-    frequencies = 10000.0 ** (-np.arange(0, features, 2) / features)
-    return positions.astype(dtype)[:, None] * jnp.asarray(frequencies, dtype)
+    """(time,) integers -> (time, ceil(features / 2)):  position / 10000^(2i / features), less whole turns."""
+    # in 2^-bits of a turn, where the product of integers drops whole turns: as floats, late positions would lose digits
+    bits = jnp.finfo(dtype).bits
+    turns = 10000.0 ** (-np.arange(0, features, 2) / features) / (2 * np.pi)
+    parts = positions.astype(f"uint{bits}")[:, None] * jnp.asarray(np.round(turns * 2.0**bits).astype(f"uint{bits}"))
+    return parts.astype(f"int{bits}").astype(dtype) * jnp.asarray(2 * np.pi / 2.0**bits, dtype)
 
 
 def next_positions(kind: str, position, x, cache: int, train: bool):

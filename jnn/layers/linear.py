@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, zeros
-from jnn.layers.checks import keys_for, require_dtype, require_floating, require_width, taken
+from jnn.layers.checks import keys_for, require_dtype, require_floating, require_shapes, require_width, taken
 from jnn.numbers import whole
 from jnn.types import Layer
 
@@ -29,8 +28,7 @@ def dense(features: int, *, w_init=lecun_normal(), b_init=zeros) -> Layer:
 
     def apply(params, state, x, *, key=None, train=False):
         w, *b = taken("dense", params, *names)
-        if w.ndim != 2 or w.shape[1] != features:
-            raise LayerError("dense", f"expected w (in, {features}), got {w.shape}")
+        require_shapes("dense", params, w=("in", features), b=(features,))
         require_width("dense", x, w.shape[0])
         require_dtype("dense", x, w.dtype)
         y = x @ w
@@ -59,8 +57,7 @@ def maxout(features: int, pieces: int, *, w_init=lecun_normal(), b_init=zeros) -
 
     def apply(params, state, x, *, key=None, train=False):
         w, b = taken("maxout", params, "w", "b")
-        if (*w.shape[:-2], *w.shape[-1:]) != (pieces, features):
-            raise LayerError("maxout", f"expected w ({pieces}, in, {features}), got {w.shape}")
+        require_shapes("maxout", params, w=(pieces, "in", features), b=(pieces, features))
         require_width("maxout", x, w.shape[1])
         require_dtype("maxout", x, w.dtype)
         return jnp.max(jnp.einsum("...i,pif->...pf", x, w) + b, -2), state

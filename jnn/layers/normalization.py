@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jnn.errors import LayerError
-from jnn.layers.checks import require_dtype, require_floating, require_width, taken, taken_state
-from jnn.numbers import whole, wide
+from jnn.layers.checks import require_dtype, require_floating, require_shapes, require_width, taken, taken_state
+from jnn.numbers import require_share, whole, wide
 from jnn.types import Layer
 
 
@@ -28,8 +28,7 @@ def batch_norm(*, momentum=0.9, eps=1e-5, axis_name=None) -> Layer:
     Parameters: `scale (features,)` ones, `bias (features,)` zeros. State: `mean`, `var (features,)`, the running statistics.
     Raises LayerError when trained on a single value per channel. Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
-    if isinstance(momentum, float | int) and not 0 <= momentum <= 1:
-        raise ValueError(f"batch_norm: momentum is the share kept and lies in [0, 1], got {momentum}")
+    require_share("batch_norm", "momentum is the share kept", momentum)
 
     def init(key, x):
         require_floating("batch_norm", x, "(..., features)")
@@ -39,6 +38,7 @@ def batch_norm(*, momentum=0.9, eps=1e-5, axis_name=None) -> Layer:
     def apply(params, state, x, *, key=None, train=False):
         scale, bias = _learned("batch_norm", params, x, "scale", "bias")
         running_mean, running_var = taken_state("batch_norm", state, "mean", "var")
+        require_shapes("batch_norm", state, mean=scale.shape, var=scale.shape)
         dtype = wide(x.dtype)
         if not train:
             centred = x.astype(dtype) - running_mean.astype(dtype)
@@ -141,6 +141,7 @@ def _scale_and_bias(shape):
 def _learned(kind, params, x, *names):
     """The parameters called so, in the dtype of the statistics. Raises where they do not go with x."""
     arrays = taken(kind, params, *names)
+    require_shapes(kind, params, scale=("features",), bias=("features",))
     require_floating(kind, x, "(..., features)")
     for array in arrays:
         require_width(kind, x, array.shape[-1])

@@ -1,7 +1,6 @@
 """Windows of series, images and volumes, each reduced to one number per channel."""
 
 import functools
-import operator
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +35,7 @@ def max_pool(
         if _tiles(slide, pads):
             return jnp.max(*_blocks(x, slide.size)), state
         for axis, along in enumerate(zip(slide.size, slide.stride, pads, strict=True), x.ndim - 1 - len(pads)):
-            x = functools.reduce(jnp.maximum, _places(x, axis, *along, fill=-jnp.inf))
+            x = _slid(jnp.maximum, x, axis, *along, fill=-jnp.inf)
         return x, state
 
     return Layer(init, apply)
@@ -65,7 +64,7 @@ def avg_pool(
         # a window is a product of intervals, and so is what it holds beside padding: the mean of means along each axis
         for axis, (size, step, pad) in enumerate(zip(slide.size, slide.stride, pads, strict=True), x.ndim - 1 - len(pads)):
             n = y.shape[axis]
-            y = functools.reduce(operator.add, _places(y, axis, size, step, pad, fill=0))
+            y = _slid(jnp.add, y, axis, size, step, pad, fill=0)
             starts = np.arange(y.shape[axis]) * step - pad[0]
             counts = np.minimum(starts + size, n) - np.maximum(starts, 0)
             y = y / jnp.asarray(counts.reshape(-1, *(1,) * (y.ndim - 1 - axis)), y.dtype)
@@ -140,11 +139,21 @@ def _blocks(x, window):
     return x.reshape(*x.shape[:first], *split, x.shape[-1]), tuple(first + 1 + 2 * i for i in range(len(window)))
 
 
-def _places(x, axis: int, size: int, stride: int, pad: tuple[int, int], *, fill):
-    """For each place in the window, the entries that stand there: `size` arrays with one entry per window along the axis.
+def _slid(combine, x, axis: int, size: int, stride: int, pad: tuple[int, int], *, fill):
+    """x with `size` neighbours along the axis combined, at every place where a window stands.
 
-    The maximum over them, and one axis after another, has a far cheaper derivative than lax.reduce_window."""
+    One axis after another, maxima of two have a far cheaper derivative than lax.reduce_window; and of pairs, pairs of pairs,
+    ... a window of any size takes few."""
     padding = [(*pad, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
     x = lax.pad(x, jnp.asarray(fill, x.dtype), padding)
-    windows = (x.shape[axis] - size) // stride + 1
-    return [lax.slice_in_dim(x, i, i + (windows - 1) * stride + 1, stride, axis) for i in range(size)]
+    last = (x.shape[axis] - size) // stride * stride
+    in_pairs = size > 4  # less is quicker one by one
+    parts, start, span = [], 0, 1  # an entry of x stands for `span` of them
+    while start < size:
+        if size & span or not in_pairs:
+            parts.append(lax.slice_in_dim(x, start, start + last + 1, stride, axis))
+            start += span
+        if in_pairs and start < size:
+            x = combine(lax.slice_in_dim(x, 0, -span, axis=axis), lax.slice_in_dim(x, span, None, axis=axis))
+            span *= 2
+    return functools.reduce(combine, parts)

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jnn.layers.checks import require_dtype, require_floating, require_width, taken
+from jnn.layers.checks import require_dtype, require_floating, require_shapes, require_width, taken
 from jnn.types import Layer
 
 
@@ -20,6 +20,7 @@ def prelu() -> Layer:
 
     def apply(params, state, x, *, key=None, train=False):
         (slope,) = taken("prelu", params, "slope")
+        require_shapes("prelu", params, slope=("features",))
         require_width("prelu", x, slope.shape[0])
         require_dtype("prelu", x, slope.dtype)
         return jnp.where(x > 0, x, slope * x), state

@@ -5,8 +5,9 @@ All of them are `factory(..., return_state=False)` and
 
     x             (..., time, in), any leading axes
     initial       the cell's state before the first step, (..., features) in the dtype of x; None is zeros
-    lengths       integers (...): how many steps of each sequence count; None is all. Steps past the length give zeros, leave
-                  the cell's state alone and get no gradient, so each sequence gives what it gives alone
+    lengths       integers (...) from 0 to time, traced ones clipped to that: how many steps of each sequence count; None is
+                  all. Steps past the length give zeros, leave the cell's state alone and get no gradient, so each sequence
+                  gives what it gives alone
     return_state  True makes the result a pair (ys, final): `final` is the cell's state after the last step that counts, what
                   `initial` takes
 
@@ -249,7 +250,7 @@ def bidirectional(layer) -> Layer:
         return params, state
 
     def apply(params, state, x, *, key, train, extra):
-        check_children("bidirectional", params, directions)
+        check_children("bidirectional", params, state, directions)
         require_array("bidirectional", x, "(..., time, in)", 2)
         lengths = checked_lengths("bidirectional", extra.get("lengths"), x)
         initials = pair_of("bidirectional", "initial", "(forward, backward)", extra.get("initial"))

@@ -2,7 +2,7 @@
 
 import math
 
-from jnn.errors import LayerError
+from jnn.layers.checks import require_array
 from jnn.numbers import whole
 from jnn.types import Layer
 
@@ -15,8 +15,7 @@ def flatten(axes: int = 3) -> Layer:
         return {}, {}
 
     def apply(params, state, x, *, key=None, train=False):
-        if x.ndim < axes:
-            raise LayerError("flatten", f"expected at least {axes} axes, got {x.shape}")
+        require_array("flatten", x, f"of at least {axes} axes", axes)
         return x.reshape(*x.shape[: x.ndim - axes], math.prod(x.shape[x.ndim - axes :])), state
 
     return Layer(init, apply)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jnn.errors import LayerError
-from jnn.numbers import wide
+from jnn.layers.checks import require_floating
+from jnn.numbers import require_share, wide
 from jnn.pairs import as_layer, forwarding, kind
 from jnn.types import Layer
 
@@ -13,14 +14,16 @@ def dropout(rate) -> Layer:
     """(...) -> (...):  while training, x * mask / (1 - rate), with P(mask = 0) = rate; otherwise x.
 
     rate: the share of entries *dropped*, in [0, 1]; may be a traced scalar. Inverted dropout: nothing is scaled at test time.
-    Raises LayerError when training without a key. Srivastava et al. 2014.
+    Raises LayerError when x is not of floating-point numbers, or training without a key. Srivastava et al. 2014.
     """
-    _require_share("dropout", rate)
+    require_share("dropout", "rate is the share dropped", rate)
 
     def init(key, x):
+        require_floating("dropout", x, "(...)", 0)
         return {}, {}
 
     def apply(params, state, x, *, key=None, train=False):
+        require_floating("dropout", x, "(...)", 0)
         if not train:
             return x, state
         if key is None:
@@ -42,7 +45,7 @@ def stochastic_depth(layer, rate) -> Layer:
     Parameters and state are the layer's own, under its own name. Raises LayerError when training without a key.
     Huang et al. 2016, "Deep Networks with Stochastic Depth", section 3; scaled while training instead of afterwards.
     """
-    _require_share("stochastic_depth", rate)
+    require_share("stochastic_depth", "rate is the share dropped", rate)
     child = as_layer(layer)
 
     def apply(params, state, x, *, key, train, extra):
@@ -60,17 +63,13 @@ def stochastic_depth(layer, rate) -> Layer:
     return Layer(child.init, forwarding("stochastic_depth", [child], apply))
 
 
-def _require_share(owner, rate):
-    if isinstance(rate, float | int) and not 0 <= rate <= 1:
-        raise ValueError(f"{owner}: rate is the share dropped and lies in [0, 1], got {rate}")
-
-
 def _kept(key, rate, shape):
     return jax.random.bernoulli(key, 1 - jnp.asarray(rate).astype(jnp.float32), shape)
 
 
 def _masked(x, mask, rate):
-    keep = 1 - jnp.asarray(rate).astype(wide(x.dtype))
+    values = x.astype(wide(x.dtype))  # rounded to 8 bits, the scale would put every entry off in the same direction
+    keep = 1 - jnp.asarray(rate).astype(values.dtype)
     # with everything dropped (keep = 0) the mask is empty, and 1 / 0 must not arise
-    scale = (1 / jnp.maximum(keep, 1e-7)).astype(x.dtype)
-    return jnp.where(mask, x * scale, jnp.zeros_like(x))
+    scale = 1 / jnp.maximum(keep, 1e-7)
+    return jnp.where(mask, values * scale, jnp.zeros_like(values)).astype(x.dtype)

@@ -7,6 +7,7 @@ import jax
 from jnn.combinators import branch, residual, serial
 from jnn.initializers import kaiming_normal
 from jnn.layers import avg_pool, batch_norm, conv, dense, dropout, flatten, global_avg_pool, max_pool
+from jnn.numbers import whole, wholes
 from jnn.types import Layer
 
 
@@ -34,24 +35,27 @@ def lenet(classes: int = 10, *, activation: Callable = jax.numpy.tanh) -> Layer:
 VGG_19 = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512), (512, 512, 512, 512))
 
 
-def vgg(classes: int = 1000, *, stages: Sequence[Sequence[int]] = VGG_19, hidden: Sequence[int] = (4096, 4096), rate=0.5):
+def vgg(
+    classes: int = 1000, *, stages: Sequence[Sequence[int]] = VGG_19, hidden: Sequence[int] = (4096, 4096), rate=0.5
+) -> Layer:
     """(..., height, width, 3) -> (..., classes):  VGG-19 (Simonyan & Zisserman 2015, configuration E).
 
-    stages: the features of the 3 x 3 convolutions between two poolings; `stage_1` ... `stage_5`, each with `conv_1`, `conv_2`, ...
+    stages: the features of the 3 x 3 convolutions between two poolings; `stage_1` ... `stage_5`, each with
+        `conv_1`, `conv_2`, ...
     hidden: the widths of the dense layers before the head; () for small images.
     rate: the share that dropout takes after each of them.
     143,667,240 parameters for 224 x 224 x 3 and 1,000 classes.
     """
     layers = {f"stage_{i}": _vgg_stage(features) for i, features in enumerate(stages, 1)}
     top = {}
-    for i, width in enumerate(hidden, 1):
+    for i, width in enumerate(wholes("vgg", "hidden", hidden), 1):
         top |= {f"dense_{i}": _relu_dense(width), f"dropout_{i}": dropout(rate)}
     return serial(**layers, flatten=flatten(), **top, head=dense(classes))
 
 
 def _vgg_stage(features):
     convolutions = {}
-    for i, width in enumerate(features, 1):
+    for i, width in enumerate(wholes("vgg", "each of stages", features), 1):
         convolutions |= {f"conv_{i}": conv(width, 3, w_init=kaiming_normal()), f"relu_{i}": jax.nn.relu}
     return serial(**convolutions, pool=max_pool(2))
 
@@ -68,7 +72,8 @@ def resnet(depth: int = 18, classes: int = 1000, *, small: bool = False, axis_na
     """(..., height, width, channels) -> (..., classes):  ResNet-18, -34 or -50 (He et al. 2016, table 1).
 
     Blocks of two 3 x 3 convolutions (18, 34), or bottlenecks 1 x 1, 3 x 3, 1 x 1 that halve the picture in the 3 x 3, as most
-    implementations do. small: for pictures of about 32 x 32: a 3 x 3 stem of stride 1 and no pooling.
+    implementations do.
+    small: for pictures of about 32 x 32, a 3 x 3 stem of stride 1 and no pooling.
     axis_name: the mapped axis over which batch norm counts its examples together.
     With 1,000 classes 11,689,512, 21,797,672 and 25,557,032 parameters.
     """
@@ -141,8 +146,8 @@ def temporal_convolution(
     The output at a time depends on the inputs up to it: on the last 1 + (window - 1) * (2^len(features) - 1) of them.
     van den Oord et al. 2016, "WaveNet", without gates; Bai et al. 2018.
     """
-    layers = {}
-    for i, width in enumerate(features):
+    layers, window = {}, whole("temporal_convolution", "window", window)
+    for i, width in enumerate(wholes("temporal_convolution", "features", features)):
         past = (window - 1) * 2**i
         layers[f"conv_{i}"] = conv(width, (window,), dilation=2**i, padding=((past, 0),), w_init=kaiming_normal())
         layers[f"activation_{i}"] = activation

@@ -7,6 +7,7 @@ import jax
 from jnn.combinators import serial
 from jnn.initializers import kaiming_normal
 from jnn.layers import dense, dropout
+from jnn.numbers import wholes
 from jnn.types import Layer
 
 
@@ -23,7 +24,12 @@ def mlp(hidden: Sequence[int], outputs: int, *, activation: Callable = jax.nn.re
 
     rate: the share that dropout takes after each activation; None for no dropout.
     """
-    return serial(**_hidden(hidden, activation, rate), head=dense(outputs))
+    layers = {}
+    for i, width in enumerate(wholes("mlp", "hidden", hidden)):
+        layers |= {f"dense_{i}": dense(width, w_init=kaiming_normal()), f"activation_{i}": activation}
+        if rate is not None:
+            layers[f"dropout_{i}"] = dropout(rate)
+    return serial(**layers, head=dense(outputs))
 
 
 def autoencoder(features: int, hidden: Sequence[int], code: int, *, activation: Callable = jax.nn.relu) -> Layer:
@@ -32,17 +38,8 @@ def autoencoder(features: int, hidden: Sequence[int], code: int, *, activation: 
     Parameters: `encoder` and `decoder`, each an `mlp`, so that either part can be used alone:
     `encoder = mlp(hidden, code)`, `encoder.apply(params["encoder"], {}, x)`. Linear output; Hinton & Salakhutdinov 2006.
     """
+    hidden = wholes("autoencoder", "hidden", hidden)
     return serial(
         encoder=mlp(hidden, code, activation=activation),
-        decoder=mlp(tuple(hidden)[::-1], features, activation=activation),
+        decoder=mlp(hidden[::-1], features, activation=activation),
     )
-
-
-def _hidden(widths, activation, rate) -> dict:
-    layers = {}
-    for i, width in enumerate(widths):
-        layers[f"dense_{i}"] = dense(width, w_init=kaiming_normal())
-        layers[f"activation_{i}"] = activation
-        if rate is not None:
-            layers[f"dropout_{i}"] = dropout(rate)
-    return layers

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from jnn.combinators import repeat, residual, serial
 from jnn.compositions import compose
+from jnn.errors import LayerError
 from jnn.initializers import normal
 from jnn.layers import attention, dense, dropout, embed, layer_norm, learned_positions, lstm
+from jnn.numbers import whole
 from jnn.types import Layer
 
 
@@ -22,8 +24,10 @@ def language_model(
     width: of the embedding; features: of each recurrent layer; layers: how many.
     rate: the share that dropout takes before each recurrent layer and the head (Zaremba et al. 2014); None for no dropout.
     """
+    if not callable(cell):
+        raise TypeError(f"language_model: cell must be a factory, as jnn.lstm is, got {cell!r}")
     body = {}
-    for i in range(layers):
+    for i in range(whole("language_model", "layers", layers)):
         if rate is not None:
             body[f"dropout_{i}"] = dropout(rate)
         body[f"cell_{i}"] = cell(features)
@@ -47,7 +51,7 @@ def gpt(
     """(..., time) integers -> (..., time, vocabulary):  a decoder-only transformer as GPT-2 (Radford et al. 2019): layer norm
     before attention and before the two dense layers of 4 * width, GELU, embeddings tied to the head.
 
-    length: the longest sequence, in tokens.
+    length: the longest sequence, in tokens. As each sees those before it only, padding behind a sequence changes nothing.
     kv_heads: fewer heads for keys and values than for queries. rotary: rotary positions instead of learned ones.
     rate: the share that dropout takes after the embedding, attention and dense layers; None for no dropout.
     cache: the decoding twin, with the same parameters: it keeps keys, values and the position of up to `length` tokens in
@@ -55,6 +59,7 @@ def gpt(
     Parameters: `embed`, `positions` (learned), `repeat` (all blocks, stacked), `norm`. GPT-2 "124M",
     `gpt(50257, 1024, layers=12, width=768, heads=12)`, has 124,439,808.
     """
+    length, layers = whole("gpt", "length", length), whole("gpt", "layers", layers)
     small = normal(0.02)
     # the sum of 2 * layers outputs keeps its variance, Radford et al. 2019, section 2.3
     smaller = normal(0.02 / math.sqrt(2 * layers))
@@ -85,6 +90,8 @@ def gpt(
     children |= {"repeat": repeat(block, layers), "norm": layer_norm()}
 
     def forward(net, tokens):
+        if tokens.shape[-1] > length:  # with rotary positions nothing else would say so
+            raise LayerError("gpt", f"expected at most {length} tokens, got {tokens.shape[-1]} in {tokens.shape}")
         x = net.embed(tokens)
         if not rotary:
             x = net.positions(x)

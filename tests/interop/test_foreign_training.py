@@ -110,9 +110,8 @@ def test_compare_judges_optimizers_on_it(make):
         ("flax", "flax.linen", lambda: jnn.interop.linen(None)),
         ("flax", "flax.nnx", lambda: jnn.interop.nnx(lambda rngs: None)),
         ("equinox", "equinox", lambda: jnn.interop.equinox(lambda key: None)),
-        ("safetensors", "safetensors", lambda: jnn.interop.load("file.safetensors")),
     ],
-    ids=["linen", "nnx", "equinox", "safetensors"],
+    ids=["linen", "nnx", "equinox"],
 )
 def test_a_library_that_is_not_installed_is_named(package, module, use, monkeypatch, raises):
     monkeypatch.setitem(sys.modules, module, None)

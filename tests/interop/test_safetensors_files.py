@@ -91,9 +91,10 @@ def test_a_missing_file_is_named(read, tmp_path, raises):
     [
         ({"a": {"b": 1.5}}, "save: expected an array at a/b, got float 1.5"),
         ({"a": jax.random.key(0)}, "save: a is a random key, which has no form in a file: save jax.random.key_data of it"),
+        ({"a": np.ones(2, complex)}, "save: a has the dtype complex128, for which a safetensors file has no form"),
         (jnp.ones(2), "save: expected a nested dict of arrays, got ArrayImpl"),
     ],
-    ids=["number", "key", "array"],
+    ids=["number", "key", "dtype", "array"],
 )
 def test_what_has_no_form_in_a_file_is_refused(params, message, tmp_path, raises):
     with raises(TypeError, message):

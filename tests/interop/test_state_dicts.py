@@ -310,6 +310,10 @@ def test_every_mismatch_is_named_at_once(raises):
         ),
         ({**NAMES, "dense_0/w": ("fc1.weight", np.transpose)}, ["dense_0/w: named twice, fc1.weight and fc1.weight"]),
         (
+            {**NAMES, "dense_0": "fc1", "dense_2/b": "fc2.bias", "dense_2/w": ("fc2.weight", np.transpose), "dense_2": 2},
+            ["dense_2: expected the name of a module, or a tuple that begins with one, got 2"],
+        ),
+        (
             {**NAMES, "": "net"},
             [": no layer that torch has, with batch_norm_1, dense_0, dense_2: name its layers, or its arrays one by one"],
         ),
@@ -324,7 +328,7 @@ def test_every_mismatch_is_named_at_once(raises):
             ],
         ),
     ],
-    ids=["not-named", "misspelt", "twice", "root", "layout"],
+    ids=["not-named", "misspelt", "twice", "number", "root", "layout"],
 )
 def test_names_that_do_not_fit(names, problems):
     with pytest.raises(StateDictError) as error:
@@ -351,6 +355,21 @@ def test_a_convolution_given_a_matrix_and_integers_are_refused():
         load_state_dict(weights, like, {"conv_0": "conv", "dense_2": "fc"})
     assert error.value.problems[0].startswith("conv_0/w: expected (3, 3, 1, 2), got (9, 2) from 'conv.weight' (2, 9)")
     assert error.value.problems[1] == "dense_2/w: expected float32, got int32 from 'fc.weight' (2, 18)"
+
+
+def test_one_pattern_to_ignore_is_not_read_letter_by_letter():
+    # the last letter of "fc2.*" alone would ignore whatever is left
+    names = {"dense_0": "fc1", "batch_norm_1": "bn"}
+    like = like_of(jnn.serial(jnn.dense(3), jnn.batch_norm()), 2, 4)
+    assert load_state_dict(state_dict(), like, names, ignore="fc2.*").report.ignored[1:] == ("fc2.weight", "fc2.bias")
+    with pytest.raises(StateDictError, match=r"'fc2\.weight' \(2, 3\): not used"):
+        load_state_dict(state_dict(), like, names, ignore="head.*")
+
+
+def test_a_model_in_place_of_its_parameters_is_refused(raises):
+    problem = "expected like to be (params, state), as jax.eval_shape(model.init, key, x) gives them, got Layer"
+    with raises(TypeError, f"load_state_dict: {problem}"):
+        load_state_dict(state_dict(), MODEL, NAMES)
 
 
 def test_more_stars_than_the_path_has(raises):

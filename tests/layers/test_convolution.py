@@ -47,13 +47,6 @@ def derivative_of_flax_conv(window, sizes, groups=1, **options):
 CASES = [
     Case("image", lambda: jnn.conv(2, 3), (4, 5, 3), flax_conv((3, 3)), has_params=True),
     Case(
-        "image without b",
-        lambda: jnn.conv(2, 3, b_init=None),
-        (4, 5, 3),
-        lambda p, s, x: flax_conv((3, 3))({**p, "b": jnp.zeros(2, p["w"].dtype)}, s, x),
-        has_params=True,
-    ),
-    Case(
         "strided image",
         lambda: jnn.conv(2, (3, 2), stride=(2, 1), padding=((2, 0), (1, 1)), dilation=(1, 2)),
         (4, 5, 3),
@@ -347,6 +340,15 @@ def test_conv_of_a_shifted_image_is_the_shifted_output(key):
     np.testing.assert_allclose(shifted[1:, 2:], y[:-1, :-2], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [jnn.conv, jnn.conv_transpose], ids=lambda f: f.__name__)
+def test_without_b_it_is_as_with_zeros(make, key):
+    x = jax.random.normal(key, (4, 5, 3))
+    params, _ = make(2, 3, b_init=None).init(key, x)
+    assert list(params) == ["w"]
+    expected, _ = make(2, 3).apply({**params, "b": jnp.zeros(2)}, {}, x)
+    np.testing.assert_array_equal(make(2, 3, b_init=None).apply(params, {}, x)[0], expected)
+
+
 def test_conv_of_a_one_by_one_window_is_dense():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 3, 4, 5)), jnp.float32)
@@ -521,8 +523,9 @@ def test_input_that_does_not_fit_the_parameters_is_refused_with_its_path(make, x
         ({"w": jnp.ones((5, 5, 4, 2)), "b": jnp.ones(2)}, "expected w (3, 3, in, 2), got (5, 5, 4, 2)"),
         ({"w": jnp.ones((3, 3, 4, 8)), "b": jnp.ones(8)}, "expected w (3, 3, in, 2), got (3, 3, 4, 8)"),
         ({"w": jnp.ones((6, 3, 3, 4, 2)), "b": jnp.ones((6, 2))}, "expected w (3, 3, in, 2), got (6, 3, 3, 4, 2)"),
+        ({"w": jnp.ones((3, 3, 4, 2)), "b": jnp.ones(1)}, "expected b (2,), got (1,)"),
     ],
-    ids=["empty", "foreign", "window", "features", "stacked"],
+    ids=["empty", "foreign", "window", "features", "stacked", "b"],
 )
 def test_conv_refuses_foreign_parameters(params, problem, raises):
     with raises(ValueError, f"conv: {problem}"):

@@ -23,7 +23,6 @@ def largest_of_flax_dense(params, state, x):
 
 CASES = [
     Case("dense", lambda: jnn.dense(3), (4,), flax_dense, has_params=True),
-    Case("dense without b", lambda: jnn.dense(3, b_init=None), (4,), lambda p, s, x: x @ p["w"], has_params=True),
     Case("maxout", lambda: jnn.maxout(3, 4), (4,), largest_of_flax_dense, has_params=True),
 ]
 
@@ -196,7 +195,19 @@ def test_maxout_refuses_to_start_from_integers_and_without_a_key(key, raises):
         jnn.maxout(3, 2).init(None, jnp.ones((2, 4)))
 
 
-def test_dense_refuses_matrices_of_other_features_or_stacked_ones(raises):
+def test_parameters_of_other_shapes_are_refused_and_never_broadcast(raises):
     for w in (jnp.ones((4, 2)), jnp.ones((5, 4, 3))):
         with raises(ValueError, f"dense: expected w (in, 3), got {w.shape}"):
             jnn.dense(3).apply({"w": w, "b": jnp.ones(3)}, {}, jnp.ones((2, 4)))
+    for b, got in [(jnp.ones(1), "(1,)"), (jnp.ones((2, 3)), "(2, 3)"), ({"value": jnp.ones(3)}, "a dict")]:
+        with raises(ValueError, f"dense: expected b (3,), got {got}"):
+            jnn.dense(3).apply({"w": jnp.ones((4, 3)), "b": b}, {}, jnp.ones((2, 4)))
+    with raises(ValueError, "maxout: expected b (2, 3), got (3,)"):
+        jnn.maxout(3, 2).apply({"w": jnp.ones((2, 4, 3)), "b": jnp.ones(3)}, {}, jnp.ones((2, 4)))
+
+
+def test_dense_without_b_is_the_product_alone(key):
+    layer, x = jnn.dense(3, b_init=None), jnp.ones((2, 4))
+    params, _ = layer.init(key, x)
+    assert list(params) == ["w"]
+    np.testing.assert_allclose(layer.apply(params, {}, x)[0], np.asarray(x) @ np.asarray(params["w"]), rtol=1e-6)

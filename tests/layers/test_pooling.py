@@ -52,8 +52,8 @@ def pool(layer, x):
 def test_pools_equal_flax_at_every_setting(make, oracle, axes):
     """Values and gradients, in one compiled function."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *[7, 6, 5][-axes:], 2)), jnp.float32)
-    windows = {1: [(1,), (2,), (3,)], 2: [(2, 3), (3, 1)], 3: [(2, 1, 3)]}[axes]
-    strides = {1: [None, 1, 2, 3], 2: [None, 1, (1, 2)], 3: [None, (2, 3, 1)]}[axes]
+    windows = {1: [(1,), (3,), (6,)], 2: [(2, 3), (3, 1)], 3: [(2, 1, 3)]}[axes]
+    strides = {1: [None, 1, 2], 2: [None, (1, 2)], 3: [(2, 3, 1)]}[axes]
     settings = list(itertools.product(windows, strides, ["SAME", "VALID", 1]))
     settings = [s for s in settings if s[2] != 1 or 1 not in s[0]]
 
@@ -85,6 +85,16 @@ def test_output_size_is_size_less_window_plus_twice_the_padding_over_stride_plus
         layer = make(window, stride=stride, padding=padding)
         y = jax.eval_shape(lambda x, layer=layer: pool(layer, x), jax.ShapeDtypeStruct((size, size, 1), jnp.float32))
         assert y.shape == (expected, expected, 1)
+
+
+@pytest.mark.parametrize("size", [5, 7, 12, 100])
+def test_windows_of_any_size_take_few_operations(size):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(130, 1)), jnp.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(x, np.float64)[:, 0], size)[::3]
+    for make, expected in [(jnn.max_pool, windows.max(-1)), (jnn.avg_pool, windows.mean(-1))]:
+        run = lambda x, make=make: pool(make((size,), stride=3), x)[:, 0]
+        np.testing.assert_allclose(run(x), expected, rtol=1e-5, atol=1e-6)
+        assert len(jax.make_jaxpr(run)(x).eqns) < 50
 
 
 def test_pools_step_by_their_window_unless_told_and_drop_what_is_left_over():

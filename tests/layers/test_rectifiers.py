@@ -15,7 +15,6 @@ def formula(params, state, x):
 
 CASES = [
     Case("prelu", lambda: jnn.prelu(), (4,), formula, has_params=True, drawn=False),
-    Case("prelu of images", lambda: jnn.prelu(), (2, 3, 4), formula, has_params=True, drawn=False),
 ]
 
 
@@ -69,3 +68,5 @@ def test_prelu_says_what_it_expected_and_what_it_got(x, problem, raises):
         layer.init(None, jnp.ones((2, 4), jnp.int32))
     with raises(ValueError, "prelu: expected parameters slope, got ['alpha']"):
         layer.apply({"alpha": jnp.ones(4)}, {}, jnp.ones((2, 4)))
+    with raises(ValueError, "prelu: expected slope (features,), got ()"):
+        layer.apply({"slope": jnp.ones(())}, {}, jnp.ones((2, 4)))

@@ -682,11 +682,11 @@ def test_apply_says_what_it_expected_and_what_it_got(kind, x, arrays, problem, r
 
 
 @every_layer
-@pytest.mark.parametrize(("lengths", "got"), [([2, 6], "2 to 6"), ([-1, 3], "-1 to 3")], ids=["too long", "negative"])
-@pytest.mark.parametrize("array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
-def test_concrete_lengths_outside_the_time_axis_are_refused(make, lengths, got, array, raises):
+@pytest.mark.parametrize(
+    ("lengths", "got"), [(np.array([2, 6]), "2 to 6"), (jnp.array([-1, 3]), "-1 to 3")], ids=["too long", "negative"]
+)
+def test_concrete_lengths_outside_the_time_axis_are_refused(make, lengths, got):
     layer, params, x = example(make, (2, TIME, WIDTH))
-    lengths = array(lengths)
     with pytest.raises(ValueError, match=r"expected lengths from 0 to 5, as \(2, 5, 3\) has steps, got " + got):
         layer.apply(params, {}, x, lengths=lengths)
     with pytest.raises(ValueError, match="expected lengths from 0 to 5"):

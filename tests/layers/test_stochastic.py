@@ -9,31 +9,26 @@ import jnn
 from layer_properties import Case, LayerProperties
 
 
-def dense_with_dropout_now_and_then(rate):
-    return jnn.stochastic_depth(jnn.serial(jnn.dense(3), jnn.dropout(0.5)), rate)
+def norm_with_dropout_now_and_then(rate):
+    # the dropout inside makes two keys differ; one coin would often fall the same way
+    return jnn.stochastic_depth(jnn.serial(jnn.dense(3), jnn.dropout(0.5), norm=jnn.batch_norm(eps=1e-3)), rate)
+
+
+def norm_of_dense(p, s, x):
+    y = x @ p["dense_0"]["w"] + p["dense_0"]["b"]
+    return (y - s["norm"]["mean"]) / jnp.sqrt(s["norm"]["var"] + 1e-3) * p["norm"]["scale"] + p["norm"]["bias"]
 
 
 CASES = [
     Case("dropout", lambda rate: jnn.dropout(rate), (64,), lambda p, s, x: x, (0.3,), is_random=True),
     Case(
         "stochastic_depth",
-        dense_with_dropout_now_and_then,
+        norm_with_dropout_now_and_then,
         (4,),
-        lambda p, s, x: x @ p["dense_0"]["w"] + p["dense_0"]["b"],
+        norm_of_dense,
         (0.3,),
         is_random=True,
         has_params=True,
-    ),
-    Case(
-        "stochastic_depth of batch_norm",
-        # the dropout inside makes two keys differ; one coin would often fall the same way
-        lambda rate: jnn.stochastic_depth(jnn.serial(jnn.dropout(0.5), norm=jnn.batch_norm(eps=1e-3)), rate),
-        (4,),
-        lambda p, s, x: (x - s["norm"]["mean"]) / jnp.sqrt(s["norm"]["var"] + 1e-3) * p["norm"]["scale"] + p["norm"]["bias"],
-        (0.3,),
-        is_random=True,
-        has_params=True,
-        drawn=False,
         mixes_examples=True,
     ),
 ]
@@ -88,10 +83,35 @@ def test_dropout_scales_float64_in_float64(key, x64):
     np.testing.assert_allclose(y[y != 0], 1 / 0.9, rtol=1e-14)
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.5, 50])
+@pytest.mark.parametrize(
+    "rate", [-0.1, 50, float("nan"), np.float32(1.5), jnp.float32(1.5), jnp.ones(2) / 2, "0.5", None], ids=str
+)
 def test_dropout_refuses_a_rate_that_is_no_share(rate, raises):
     with raises(ValueError, f"dropout: rate is the share dropped and lies in [0, 1], got {rate}"):
         jnn.dropout(rate)
+
+
+@pytest.mark.parametrize(
+    ("x", "problem"),
+    [
+        (jnp.ones(3, int), "expected floating-point input (...), got int32 (3,)"),
+        ((jnp.ones(3), jnp.ones(3)), "expected an array (...), got a tuple of 2"),
+    ],
+    ids=["integers", "tuple"],
+)
+def test_dropout_takes_numbers_that_can_be_scaled(x, problem, key, raises):
+    with raises(ValueError, f"dropout: {problem}"):
+        jnn.dropout(0.5).apply({}, {}, x, key=key, train=True)
+    with raises(ValueError, f"dropout: {problem}"):
+        jnn.dropout(0.5).init(key, x)
+
+
+def test_dropout_of_half_precision_is_scaled_in_float32(key):
+    x = jnp.full(50, 9, jnp.bfloat16)
+    y = jnn.dropout(0.1).apply({}, {}, x, key=key, train=True)[0].astype(jnp.float32)
+    np.testing.assert_array_equal(y[y != 0], 10)  # with 1 / 0.9 in bfloat16, 9.9375
+    total = lambda x: jnp.sum(jnn.dropout(1.0).apply({}, {}, x, key=key, train=True)[0])
+    np.testing.assert_array_equal(jax.grad(total)(jnp.ones(3, jnp.float16)), 0)
 
 
 def test_dropout_without_a_key_says_so(raises):
@@ -188,7 +208,7 @@ def test_stochastic_depth_hands_on_what_its_layer_takes(train, key, raises):
         jnn.stochastic_depth(masked_sum(), 0.5).apply({}, {}, jnp.ones(3), lengths=3)
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.5, 50])
+@pytest.mark.parametrize("rate", [-0.1, 50, np.float32(1.5)])
 def test_stochastic_depth_refuses_a_rate_that_is_no_share(rate, raises):
     with raises(ValueError, f"stochastic_depth: rate is the share dropped and lies in [0, 1], got {rate}"):
         jnn.stochastic_depth(jnn.dense(3), rate)
