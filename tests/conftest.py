@@ -6,6 +6,9 @@ import pytest
 
 import layer_properties
 
+# Most of the time of the suite goes into compiling, and programs as small as these gain nothing from LLVM's passes.
+# Read when the first program is compiled; `XLA_FLAGS= pytest` runs the suite with them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 if "JAX_PLATFORMS" not in os.environ:
     # several test processes would fight over the memory of one accelerator
