@@ -10,7 +10,18 @@ from jnn.activations import identity
 from jnn.errors import LayerError
 from jnn.layers.checks import describe
 from jnn.numbers import whole, wide
-from jnn.pairs import as_layer, call, check_children, forwarding, init_child, kind, named_children, shape_after, split
+from jnn.pairs import (
+    as_layer,
+    call,
+    check_children,
+    forwarding,
+    init_child,
+    init_each,
+    kind,
+    named_children,
+    shape_after,
+    split,
+)
 from jnn.types import Graph, Layer
 
 
@@ -63,7 +74,7 @@ def parallel(*layers, **named) -> Layer:
 
     def init(key, xs):
         require_one_each(xs)
-        return _init_each(children, key, xs)
+        return init_each(children, key, xs)
 
     def apply(params, state, xs, *, key, train, extra):
         require_one_each(xs)
@@ -87,7 +98,7 @@ def branch(*layers, merge: str = "concat", **named) -> Layer:
         raise ValueError("branch: needs at least one layer")
 
     def init(key, x):
-        return _init_each(children, key, [x] * len(children))
+        return init_each(children, key, [x] * len(children))
 
     def apply(params, state, x, *, key, train, extra):
         inputs = [x] * len(children)
@@ -120,7 +131,7 @@ def residual(layer, shortcut=identity) -> Layer:
     children = {"layer": as_layer(layer), "shortcut": as_layer(shortcut)}
 
     def init(key, x):
-        return _init_each(children, key, (x, x))
+        return init_each(children, key, (x, x))
 
     def apply(params, state, x, *, key, train, extra):
         (y, short), state = _call_each("residual", children, params, state, (x, x), key=key, train=train, extra=extra)
@@ -240,17 +251,6 @@ def _cast(a, dtype):
 
 def _as_float32(a):
     return jax.ShapeDtypeStruct(a.shape, jnp.float32)
-
-
-def _init_each(children, key, inputs):
-    params, state = {}, {}
-    for (name, child), child_key, x in zip(children.items(), split(key, len(children)), inputs, strict=True):
-        child_params, child_state = init_child(name, child, child_key, x)
-        if child_params:
-            params[name] = child_params
-        if child_state:
-            state[name] = child_state
-    return params, state
 
 
 def _call_each(owner, children, params, state, inputs, *, key, train, extra):

@@ -11,7 +11,7 @@ from jax.extend.core import get_opaque_trace_state
 from jax.interpreters import partial_eval
 
 from jnn.errors import LayerError, at
-from jnn.pairs import call, check_children, extra_arguments, forwarding, init_child, kind, named_children, split, watch
+from jnn.pairs import call, check_children, extra_arguments, forwarding, init_child, init_each, kind, named_children, watch
 from jnn.types import Layer, is_pair
 
 
@@ -80,14 +80,7 @@ def compose(forward: Callable, **layers) -> Layer:
         if never:
             are = "child {} was" if len(never) == 1 else "children {} were"
             raise LayerError("compose", f"the {are.format(', '.join(never))} never called by forward while init ran it")
-        params, state = {}, {}
-        for (name, child), child_key in zip(children.items(), split(key, len(children)), strict=True):
-            child_params, child_state = init_child(name, child, child_key, inputs[name])
-            if child_params:
-                params[name] = child_params
-            if child_state:
-                state[name] = child_state
-        return params, state
+        return init_each(children, key, [inputs[name] for name in children])
 
     def apply(params, state, x, *, key, train, extra):
         check_children("compose", params, state, children)

@@ -120,6 +120,18 @@ def init_child(name: str, layer: Layer, key, x):
         return layer.init(key, x)
 
 
+def init_each(children: Mapping[str, Layer], key, inputs) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`init` of each child for its own one of `inputs`. -> (params, state), without entries for what is empty"""
+    params, state = {}, {}
+    for (name, child), child_key, x in zip(children.items(), split(key, len(children)), inputs, strict=True):
+        child_params, child_state = init_child(name, child, child_key, x)
+        if child_params:
+            params[name] = child_params
+        if child_state:
+            state[name] = child_state
+    return params, state
+
+
 @contextmanager
 def watch(watcher: Callable[[Call], None] | None) -> Iterator[None]:
     """Hands every Call of a child, innermost first, to `watcher`, while a model is traced inside; None for nobody."""

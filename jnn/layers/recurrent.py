@@ -28,7 +28,7 @@ from jnn.initializers import lecun_normal, orthogonal, zeros
 from jnn.layers.checks import describe, keys_for, require_array, require_floating
 from jnn.layers.sequences import checked_lengths, first_state, over_time, pair_of, reversed_in_time, sequence_weights
 from jnn.numbers import whole
-from jnn.pairs import as_layer, call, check_children, forwarding, init_child, split
+from jnn.pairs import as_layer, call, check_children, forwarding, init_each, split
 from jnn.types import Layer
 
 
@@ -240,14 +240,7 @@ def bidirectional(layer) -> Layer:
 
     def init(key, x):
         require_array("bidirectional", x, "(..., time, in)", 2)
-        params, state = {}, {}
-        for name, layer_key in zip(directions, split(key, 2), strict=True):
-            layer_params, layer_state = init_child(name, layer, layer_key, x)
-            if layer_params:
-                params[name] = layer_params
-            if layer_state:
-                state[name] = layer_state
-        return params, state
+        return init_each(dict.fromkeys(directions, layer), key, (x, x))
 
     def apply(params, state, x, *, key, train, extra):
         check_children("bidirectional", params, state, directions)
