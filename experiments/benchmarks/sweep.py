@@ -8,7 +8,7 @@ A network 64-HIDDEN-10, 300 steps of 32 with Adam, for hidden 32 and 128. In one
   scanned  one jitted `jnn.fit` after another
 Each counts the same: initial parameters, a fresh permutation each epoch, the steps, and the losses of all steps as an array.
 The peers run 4 of the 64 runs in each round. Ratios are per run, round by round. About a minute on 2 cores.
-Expected on 2 cores: the sweep at 12 times the loop's throughput with hidden 32.
+Expected on 2 cores: the sweep at 12 to 16 times the loop's throughput with hidden 32.
 """
 
 import argparse
