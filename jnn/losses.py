@@ -4,7 +4,7 @@ example (or per time step, or per pixel). Computed in float32 or better."""
 import jax
 import jax.numpy as jnp
 
-from jnn.numbers import wide
+from jnn.numbers import is_by_index, wide
 
 
 def squared_error(prediction, target):
@@ -42,13 +42,7 @@ def softmax_cross_entropy(prediction, target, *, smoothing=None):
     """
     _require_axis("softmax_cross_entropy", prediction)
     classes = prediction.shape[-1]
-    by_index = jnp.issubdtype(target.dtype, jnp.integer)
-    expected = prediction.shape[:-1] if by_index else prediction.shape
-    if target.shape != expected:
-        raise ValueError(
-            f"softmax_cross_entropy: logits {prediction.shape} want integer targets of shape {prediction.shape[:-1]} "
-            f"or probabilities of shape {prediction.shape}, got {target.dtype} {target.shape}"
-        )
+    by_index = is_by_index("softmax_cross_entropy", prediction, target)
     # not logsumexp less the logit: that loses digits where all logits are large
     log_probabilities = jax.nn.log_softmax(_wide(prediction), axis=-1)
     zero = jnp.zeros_like(log_probabilities)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.losses import absolute_error, softmax_cross_entropy
-from jnn.numbers import whole
+from jnn.numbers import is_by_index, whole
 
 
 def accuracy(prediction, target):
@@ -83,14 +83,7 @@ def perplexity(prediction, target, *, weights=None):
 
 def _classes(name, prediction, target):
     """The target as integers, of the shape of the examples."""
-    by_index = jnp.issubdtype(target.dtype, jnp.integer)
-    # by the dtype and not by the rank: a column of integers is not one-hot
-    if target.shape != (prediction.shape[:-1] if by_index else prediction.shape):
-        raise ValueError(
-            f"{name}: logits {prediction.shape} want integer targets of shape {prediction.shape[:-1]} "
-            f"or probabilities of shape {prediction.shape}, got {target.dtype} {target.shape}"
-        )
-    return target if by_index else jnp.argmax(target, axis=-1)
+    return target if is_by_index(name, prediction, target) else jnp.argmax(target, axis=-1)
 
 
 def _has_nan(prediction):

@@ -37,6 +37,18 @@ def require_share(owner: str, what: str, value) -> None:
         raise ValueError(f"{owner}: {what} and lies in [0, 1], got {value}")
 
 
+def is_by_index(owner: str, prediction, target) -> bool:
+    """Whether a target is integers (...), True, or probabilities (..., classes). Raises ValueError where it does not fit the
+    logits (..., classes). By the dtype and not by the rank: a column of integers is not one-hot."""
+    by_index = jnp.issubdtype(target.dtype, jnp.integer)
+    if target.shape != (prediction.shape[:-1] if by_index else prediction.shape):
+        raise ValueError(
+            f"{owner}: logits {prediction.shape} want integer targets of shape {prediction.shape[:-1]} "
+            f"or probabilities of shape {prediction.shape}, got {target.dtype} {target.shape}"
+        )
+    return by_index
+
+
 def wide(dtype):
     """The dtype in which sums, losses and moments of `dtype` are kept: itself, but float32 at least."""
     # jnp.promote_types refuses under strict promotion

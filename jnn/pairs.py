@@ -153,6 +153,13 @@ def extra_arguments(layer: Layer) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("key", "train"))
 
 
+def say_taken(apply: Callable, names) -> None:
+    """Gives an apply function a signature with the extra keyword arguments `names`, where `extra_arguments` reads them."""
+    own = list(inspect.signature(lambda params, state, x, *, key=None, train=False: None).parameters.values())
+    given = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    apply.__signature__ = inspect.Signature([*own, *given])  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def forwarding(owner: str, children, apply: Callable) -> Callable:
     """`apply(params, state, x, *, key, train, extra)` of a layer made of `children`, as a Layer's apply function: it takes
     the extra keyword arguments that any child takes, and says so in its signature."""
@@ -165,9 +172,7 @@ def forwarding(owner: str, children, apply: Callable) -> Callable:
             raise LayerError(owner, f"no layer inside takes the argument {', '.join(unknown)}; {takes}")
         return apply(params, state, x, key=key, train=train, extra=extra)
 
-    own = list(inspect.signature(lambda params, state, x, *, key=None, train=False: None).parameters.values())
-    given = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
-    outer.__signature__ = inspect.Signature([*own, *given])  # pyright: ignore[reportFunctionMemberAccess]
+    say_taken(outer, names)
     outer.__qualname__ = f"{owner}.<locals>.apply"
     return outer
 

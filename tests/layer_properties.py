@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +80,25 @@ def untrained(layer):
         return layer.apply(params, state, x, key=key)
 
     return jnn.Layer(layer.init, apply)
+
+
+def running_mean() -> jnn.Layer:
+    """A user's own layer with state: takes away a running mean of the last axis."""
+
+    def init(key, x):
+        return {}, {"mean": jnp.zeros(x.shape[-1:], jnp.float32)}
+
+    def apply(params, state, x, *, key=None, train=False):
+        if train:
+            mean = jnp.mean(x, axis=range(x.ndim - 1)).astype(state["mean"].dtype)
+            state = {"mean": 0.5 * state["mean"] + 0.5 * mean}
+        return x - state["mean"].astype(x.dtype), state
+
+    return jnn.Layer(init, apply)
+
+
+def flax_dense(params, x):
+    return nn.Dense(params["b"].size).apply({"params": {"kernel": params["w"], "bias": params["b"]}}, x)
 
 
 def stacked(trees):

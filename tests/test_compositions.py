@@ -9,26 +9,7 @@ import pytest
 import jnn
 from jnn.pairs import watch
 
-from layer_properties import Case, LayerProperties, normal
-
-
-def flax_dense(params, x):
-    return nn.Dense(params["b"].size).apply({"params": {"kernel": params["w"], "bias": params["b"]}}, x)
-
-
-def running_mean() -> jnn.Layer:
-    """A user's own layer with state: takes away a running mean of the last axis."""
-
-    def init(key, x):
-        return {}, {"mean": jnp.zeros(x.shape[-1:], jnp.float32)}
-
-    def apply(params, state, x, *, key=None, train=False):
-        if train:
-            mean = jnp.mean(x, axis=range(x.ndim - 1)).astype(state["mean"].dtype)
-            state = {"mean": 0.5 * state["mean"] + 0.5 * mean}
-        return x - state["mean"].astype(x.dtype), state
-
-    return jnn.Layer(init, apply)
+from layer_properties import Case, LayerProperties, flax_dense, normal, running_mean
 
 
 def counter() -> jnn.Layer:

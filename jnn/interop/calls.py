@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.errors import LayerError
+from jnn.pairs import say_taken
 
 _WHILE_TRAINING = ("train", "training", "is_training")
 _OTHERWISE = ("deterministic", "use_running_average", "inference", "eval", "is_eval")
@@ -66,9 +67,7 @@ def taking(names: tuple[str, ...], apply: Callable) -> Callable:
             raise TypeError(f"got arguments {', '.join(unknown)}; beside key and train it takes {', '.join(names) or 'none'}")
         return apply(params, state, x, key=key, train=train, extra={k: v for k, v in extra.items() if v is not None})
 
-    own = list(inspect.signature(lambda params, state, x, *, key=None, train=False: None).parameters.values())
-    given = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
-    outer.__signature__ = inspect.Signature([*own, *given])  # pyright: ignore[reportFunctionMemberAccess]
+    say_taken(outer, names)
     return outer
 
 

@@ -26,8 +26,7 @@ def require_array(kind: str, x, form: str, least: int = 1) -> None:
 
 def require_floating(kind: str, x, form: str, least: int = 1) -> None:
     """Raises unless x is a floating-point array of at least `least` axes."""
-    if not (hasattr(x, "ndim") and hasattr(x, "dtype")):
-        raise LayerError(kind, f"expected an array {form}, got {describe(x)}")
+    require_array(kind, x, form, 0)
     if x.ndim < least or not jnp.issubdtype(x.dtype, jnp.floating):
         raise LayerError(kind, f"expected floating-point input {form}, got {x.dtype} {x.shape}")
 
