@@ -1,18 +1,14 @@
 """Convolutions over series, images and volumes. The kernel is not mirrored: what signal processing calls correlation."""
 
 import jax.numpy as jnp
-from jax import lax
 
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, zeros
 from jnn.layers.checks import keys_for, require_dtype, require_shapes, require_width, taken
+from jnn.layers.correlations import Slide, correlate
 from jnn.layers.windows import Padding, Window, as_batch, require_spatial, window_of
 from jnn.numbers import whole
 from jnn.types import Layer
-
-# of input, w and output, by the number of spatial axes
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
-
 
 def conv(
     features: int,
@@ -42,6 +38,7 @@ def conv(
     """
     slide = window_of("conv", window, stride, padding, dilation)
     features, groups = _features("conv", features, groups)
+    ones = (1,) * len(slide.size)
 
     def init(key, x):
         slide.pads(x)
@@ -49,15 +46,7 @@ def conv(
 
     def apply(params, state, x, *, key=None, train=False):
         w, b = _weights(slide, params, x, features, groups, ("w",) if b_init is None else ("w", "b"))
-        y = lax.conv_general_dilated(
-            as_batch(x, len(slide.size)),
-            w,
-            slide.stride,
-            slide.pads(x),
-            rhs_dilation=slide.dilation,
-            dimension_numbers=_LAYOUTS[len(slide.size)],
-            feature_group_count=groups,
-        )
+        y = correlate(as_batch(x, len(slide.size)), w, Slide(slide.stride, slide.pads(x), ones, slide.dilation, groups))
         y = y if b is None else y + b
         return y.reshape(*x.shape[: x.ndim - y.ndim + 1], *y.shape[1:]), state
 
@@ -94,6 +83,7 @@ def conv_transpose(
     """
     slide = window_of("conv_transpose", window, stride, padding, dilation)
     features, groups = _features("conv_transpose", features, groups)
+    ones = (1,) * len(slide.size)
 
     def init(key, x):
         _transposed_pads(slide, x)
@@ -101,16 +91,8 @@ def conv_transpose(
 
     def apply(params, state, x, *, key=None, train=False):
         w, b = _weights(slide, params, x, features, groups, ("w",) if b_init is None else ("w", "b"))
-        y = lax.conv_general_dilated(
-            as_batch(x, len(slide.size)),
-            w,
-            (1,) * len(slide.size),
-            _transposed_pads(slide, x),
-            lhs_dilation=slide.stride,
-            rhs_dilation=slide.dilation,
-            dimension_numbers=_LAYOUTS[len(slide.size)],
-            feature_group_count=groups,
-        )
+        pads = tuple(_transposed_pads(slide, x))
+        y = correlate(as_batch(x, len(slide.size)), w, Slide(ones, pads, slide.stride, slide.dilation, groups))
         y = y if b is None else y + b
         return y.reshape(*x.shape[: x.ndim - y.ndim + 1], *y.shape[1:]), state
 

@@ -1,0 +1,163 @@
+"""A process of its own for each contestant, so that no library's memory, threads or caches meet another's.
+
+`Worker` is the parent's end, `python -m experiments.benchmarks.workers MODULE WORKLOAD CONTEXT WEIGHTS` the child's. Between
+two questions the child waits on its input and costs nothing.
+"""
+
+import importlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from experiments.benchmarks import workloads
+
+SWEPT = 8  # models in the context "sweep"
+
+
+class Worker:
+    """A contestant: ask it with a word and numbers, get what it answers."""
+
+    def __init__(self, module: str, workload: str, context: str, weights: Path):
+        command = [sys.executable, "-m", "experiments.benchmarks.workers", module, workload, context, str(weights)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.answer = self._read()
+
+    def ask(self, steps: int) -> float:
+        """Seconds per step of one model, over so many steps."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        return self._read()["seconds"]
+
+    def _read(self) -> dict:
+        assert self.process.stdout and self.process.stderr
+        line = self.process.stdout.readline()
+        while line and not line.startswith("{"):  # what a library prints
+            line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self.process.args[2:])} ended:\n{self.process.stderr.read()[-2000:]}")  # type: ignore
+        return json.loads(line)
+
+    def close(self):
+        self.process.communicate()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+def _serve(module: str, workload: str, context: str, weights_file: str):
+    with np.load(weights_file) as file:
+        weights = dict(file)
+    run, first = _CONTEXTS[context](importlib.import_module(f"experiments.benchmarks.peers.with_{module}"), workload, weights)
+    print(json.dumps(first | {"peak_rss": _peak_rss()}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps({"seconds": run(int(line))}), flush=True)
+
+
+def _steps(peer, workload, weights):
+    """A Python loop over the compiled step, one batch, the loss waited for at the end."""
+    batch = peer.prepare(workloads.batch(workload))
+    state, step = peer.NETWORKS[workload](weights)
+    memory = None
+    if hasattr(step, "lower"):
+        began = time.perf_counter()
+        analysis = step.lower(state, batch).compile().memory_analysis()
+        seconds = time.perf_counter() - began
+        memory = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+        memory -= analysis.alias_size_in_bytes
+    else:
+        seconds = None
+    losses = []
+    began = time.perf_counter()
+    for _ in range(3):
+        state, loss = step(state, batch)
+        losses.append(peer.wait(loss))
+        seconds = time.perf_counter() - began if seconds is None else seconds
+
+    def run(steps):
+        nonlocal state
+        began = time.perf_counter()
+        for _ in range(steps):
+            state, loss = step(state, batch)
+        peer.wait(loss)
+        return (time.perf_counter() - began) / steps
+
+    return run, {"losses": losses, "compile_seconds": seconds, "memory_bytes": memory}
+
+
+def _fit(peer, workload, weights):
+    """`jnn.fit` from the same start, batches gathered from four times as many examples."""
+    import jax
+
+    import jnn
+
+    training, start = peer.training_of(workload), peer.start_of(workload, weights)
+    size = workloads.WORKLOADS[workload].inputs[0]
+    data = jax.device_put(workloads.batch(workload, examples=4 * size))
+
+    def run(steps):
+        began = time.perf_counter()
+        fitted = jnn.fit(training, data, key=jax.random.key(0), steps=steps, batch_size=size, start=start)
+        jax.block_until_ready(fitted)
+        return (time.perf_counter() - began) / steps
+
+    return _after_first(run), {}
+
+
+def _sweep(peer, workload, weights):
+    """`jnn.sweep` of eight learning rates, a run each; initial parameters are drawn and counted too."""
+    import jax
+    import jax.numpy as jnp
+
+    import jnn
+
+    size = workloads.WORKLOADS[workload].inputs[0]
+    data = jax.device_put(workloads.batch(workload, examples=4 * size))
+    rates = jnp.logspace(-4, -3, SWEPT)
+    trains = {}
+
+    def run(steps):
+        def train(rate, key, data):
+            return jnn.fit(peer.training_of(workload, rate), data, key=key, steps=steps, batch_size=size).history["loss"]
+
+        train = trains.setdefault(steps, train)
+        began = time.perf_counter()
+        jax.block_until_ready(jnn.sweep(train, rates, seeds=1, data=data))
+        return (time.perf_counter() - began) / steps / SWEPT
+
+    return _after_first(run), {}
+
+
+def _after_first(run):
+    """Each number of steps is a program of its own, compiled before it is timed."""
+    seen = set()
+
+    def timed(steps):
+        if steps not in seen:
+            seen.add(steps)
+            run(steps)
+        return run(steps)
+
+    return timed
+
+
+_CONTEXTS = {"step": _steps, "fit": _fit, "sweep": _sweep}
+
+
+def _peak_rss() -> int:
+    """Bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])
