@@ -1,6 +1,7 @@
 """Activations: plain functions of an array, each of them a layer as it is: `serial(dense(64), relu, dense(10))`.
 
-Most are jax.nn's own; `softmax` and `log_softmax` compute half precision in float32. Arguments beyond x are given by a
+Most are jax.nn's own; `gelu` and `silu` have its values, and a derivative that keeps less; `softmax` and `log_softmax`
+compute half precision in float32. Arguments beyond x are given by a
 function: `lambda x: leaky_relu(x, 0.2)`.
 
     identity      x
@@ -22,17 +23,17 @@ function: `lambda x: leaky_relu(x, 0.2)`.
 the formula; `gelu(x, approximate=False)` is the formula itself, as torch's default.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.nn import (
     elu,
-    gelu,
     glu,
     leaky_relu,
     relu,
     selu,
     sigmoid,
-    silu,
     softplus,
     tanh,
 )
@@ -65,6 +66,29 @@ def identity(x):
 def heaviside(x):
     """(...) -> (...):  1 where x >= 0, else 0: the threshold unit. Its derivative is 0: nothing learns through it."""
     return jnp.heaviside(x, 1.0)
+
+
+def gelu(x, approximate: bool = True):
+    """(...) -> (...):  x * Phi(x), jax.nn's own value. Hendrycks & Gimpel 2016."""
+    return _with_slope(partial(jax.nn.gelu, approximate=approximate), x)
+
+
+def silu(x):
+    """(...) -> (...):  x * sigmoid(x), jax.nn's own value. Elfwing, Uchibe & Doya 2018."""
+    return _with_slope(jax.nn.silu, x)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_slope(function, x):
+    """function(x), entry by entry. What its derivative keeps is its slope, one array; jax's own for gelu keeps five."""
+    return function(x)
+
+
+@_with_slope.defjvp
+def _with_slope_jvp(function, primals, tangents):
+    (x,), (d_x,) = primals, tangents
+    y, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+    return y, slope * d_x
 
 
 def softmax(x, axis=-1, where=None):

@@ -183,7 +183,7 @@ def repeat(layer, n: int) -> Layer:
             return y, state
 
         keys = None if key is None else jax.random.split(key, n)
-        return jax.lax.scan(step, jax.tree.map(jnp.asarray, x), (params, state, keys), length=n)
+        return jax.lax.scan(step, jax.tree.map(jnp.asarray, x), (params, state, keys), length=n, unroll=4)
 
     return Layer(init, forwarding("repeat", [child], apply))
 

@@ -1,10 +1,12 @@
 """Losses `(prediction, target) -> losses`: they reduce the last axis and nothing else, so that there is one number per
 example (or per time step, or per pixel). Computed in float32 or better."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from jnn.numbers import is_by_index, wide
+from jnn.numbers import is_by_index, whole, wide
 
 
 def squared_error(prediction, target):
@@ -60,6 +62,42 @@ def softmax_cross_entropy(prediction, target, *, smoothing=None):
     share = jnp.asarray(smoothing).astype(losses.dtype)
     uniform = -jnp.sum(log_probabilities, axis=-1) / classes
     return (1 - share) * losses + share * uniform
+
+
+def linear_cross_entropy(prediction, target, *, smoothing=None, chunk: int = 1024):
+    """((..., n), (n, classes)), (...) -> (...):  softmax_cross_entropy(x @ w, target), without ever holding all the logits.
+
+    For vocabularies so large that the logits of a batch fill the memory. They are computed for `chunk` examples (tokens) at
+    a time and, for the gradient, once more; results are those of the plain one. Chen et al. 2016, "Training deep nets with
+    sublinear memory cost".
+
+    prediction: (x, w) or (x, w, b), what the head of a network is made of instead of what it returns, as
+        `models.gpt(..., logits=False)` gives it; b (classes,).
+    target, smoothing: as in `softmax_cross_entropy`.
+    """
+    if not isinstance(prediction, tuple | list) or len(prediction) not in (2, 3):
+        raise ValueError("linear_cross_entropy: prediction must be (x, w) or (x, w, b), not the logits x @ w + b")
+    x, w, *b = prediction
+    if not x.ndim or w.ndim != 2 or x.shape[-1] != w.shape[0] or any(bias.shape != w.shape[1:] for bias in b):
+        shapes = ", ".join(str(a.shape) for a in prediction)
+        raise ValueError(f"linear_cross_entropy: expected x (..., n), w (n, classes) and b (classes,), got {shapes}")
+    chunk = whole("linear_cross_entropy", "chunk", chunk)
+    by_index = is_by_index("linear_cross_entropy", jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[1]), x.dtype), target)
+
+    @jax.checkpoint
+    def part(x, target):
+        logits = jnp.matmul(x, w, preferred_element_type=wide(x.dtype))
+        logits = logits + b[0].astype(logits.dtype) if b else logits
+        return softmax_cross_entropy(logits, target, smoothing=smoothing)
+
+    examples = math.prod(x.shape[:-1])
+    rows = x.reshape(examples, x.shape[-1])
+    targets = target.reshape(examples, *(() if by_index else target.shape[-1:]))
+    cut = examples // chunk * chunk
+    in_chunks = [a[:cut].reshape(examples // chunk, chunk, *a.shape[1:]) for a in (rows, targets)]
+    losses = jax.lax.map(lambda some: part(*some), in_chunks).reshape(cut)
+    rest = part(rows[cut:], targets[cut:])
+    return jnp.concatenate([losses, rest]).reshape(x.shape[:-1])
 
 
 def sigmoid_cross_entropy(prediction, target):

@@ -23,6 +23,7 @@ WORKLOADS = {
     "lstm": Workload("65 symbols, embed 64, lstm 256, dense 65; length 64, batch 32", (32, 64), 65),
     "gru": Workload("65 symbols, embed 64, gru 256 (reset after the product), dense 65; length 64, batch 32", (32, 64), 65),
     "gpt": Workload("65 symbols, 4 layers, width 128, 4 heads, tied head; length 128, batch 16", (16, 128), 65),
+    "gpt_48": Workload("the same with 48 layers; length 128, batch 2", (2, 128), 65),
     "resnet": Workload("ResNet-18 with a 3x3 stem, 10 classes; 32x32x3, batch 32", (32, 32, 32, 3), 10),
 }
 

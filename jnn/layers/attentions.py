@@ -13,6 +13,7 @@ from jnn.initializers import lecun_normal, zeros
 from jnn.layers.checks import keys_for, require_dtype, require_floating, require_width, taken, taken_state
 from jnn.layers.embeddings import angles, next_positions
 from jnn.layers.linear import dense
+from jnn.layers.products import affine
 from jnn.layers.sequences import checked_lengths, pair_of, valid_steps
 from jnn.numbers import whole, wide
 from jnn.types import Layer
@@ -172,7 +173,7 @@ def attention(
         def project(name, source, count):
             w, b = parts[name]
             with jax.named_scope(name):
-                return (source @ w + b).reshape(*source.shape[:-1], count, size)
+                return affine(source, w, b).reshape(*source.shape[:-1], count, size)
 
         q, k, v = project("q", queries, heads), project("k", memory, kv_heads), project("v", memory, kv_heads)
         return (_turned(q, positions), _turned(k, positions), v) if rotary else (q, k, v)
@@ -180,7 +181,7 @@ def attention(
     def joined(parts, y):
         w, b = parts["out"]
         with jax.named_scope("out"):
-            return y.reshape(*y.shape[:-2], w.shape[0]) @ w + b
+            return affine(y.reshape(*y.shape[:-2], w.shape[0]), w, b)
 
     return Layer(init, decode if length else apply)
 
@@ -243,6 +244,8 @@ def _attend(q, k, v, *, causal, lengths, mask):
     """(..., time, heads, size), (..., memory time, kv_heads, size) twice -> (..., time, heads, size)"""
 
     def plain(q, k, v, lengths):
+        if causal and mask is None:
+            return _in_blocks(q, k, v)
         return _plain(q, k, v, _visible(q.shape[-3], k.shape[-3], causal, lengths, mask))
 
     if mask is not None or not _fused_takes(q, k, v, causal, lengths):
@@ -253,14 +256,70 @@ def _attend(q, k, v, *, causal, lengths, mask):
 
 def _plain(q, k, v, visible):
     """A step that sees nothing gets some finite mixture."""
+    parts = _heads_first(q, k, v)
+    y = _mixture(*parts, None if visible is None else jnp.expand_dims(visible, (-4, -3)))
+    return jnp.moveaxis(y, -2, -4).reshape(q.shape)
+
+
+def _in_blocks(q, k, v):
+    """Causal attention, a few steps at a time: together they look at little more than half of what all look at."""
+    time = q.shape[-3]
+    block = max(-(-time // _BLOCKS), _LEAST)
+    # laid out here: XLA would do it, and what led to them, once more for each block
+    heads_q, heads_k, heads_v = jax.lax.optimization_barrier(_heads_first(q, k, v))
+    ys = []
+    for start in range(0, time, block):
+        end = min(start + block, time)
+        steps = jnp.arange(start, end, dtype=jnp.int32)
+        visible = jnp.arange(end, dtype=jnp.int32) <= steps[:, None]
+        ys.append(_mixture(heads_q[..., start:end, :], heads_k[..., :end, :], heads_v[..., :end, :], visible))
+    return jnp.moveaxis(jnp.concatenate(ys, -2), -2, -4).reshape(q.shape) if ys else q
+
+
+def _heads_first(q, k, v):
+    """(..., time, heads, size) -> q (..., kv_heads, group, time, size), k and v (..., kv_heads, memory time, size)"""
     kv_heads, size = k.shape[-2:]
     grouped = q.reshape(*q.shape[:-2], kv_heads, q.shape[-2] // kv_heads, size)
-    scores = jnp.einsum("...qhgd,...khd->...hgqk", grouped, k, preferred_element_type=wide(q.dtype)) / math.sqrt(size)
+    return jnp.moveaxis(grouped, -4, -2), jnp.moveaxis(k, -3, -2), jnp.moveaxis(v, -3, -2)
+
+
+_BLOCKS, _LEAST = 4, 64
+
+
+@jax.custom_jvp
+def _mixture(q, k, v, visible):
+    """softmax(q k^T / sqrt(size)) v: (..., heads, group, time, size), (..., heads, memory time, size) twice -> as q.
+
+    The derivative keeps one array of the scores' size, where jax's own keeps three, and normalises after the product."""
+    return _unnormalized(q, k, v, visible)[0]
+
+
+def _unnormalized(q, k, v, visible):
+    """-> y, exp(scores - highest) (..., heads, group, time, memory time), one over their sums (..., time, 1)"""
+    dtype = wide(q.dtype)
+    scores = jnp.einsum("...gqd,...kd->...gqk", q, k, preferred_element_type=dtype) * (1 / math.sqrt(q.shape[-1]))
     if visible is not None:
         # not -inf: a step that sees nothing would be 0 / 0
-        scores = jnp.where(jnp.expand_dims(visible, (-4, -3)), scores, jnp.finfo(scores.dtype).min)
-    shares = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("...hgqk,...khd->...qhgd", shares, v).reshape(q.shape)
+        scores = jnp.where(visible, scores, jnp.finfo(dtype).min)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True, initial=jnp.finfo(dtype).min))
+    factor = 1 / jnp.sum(weights, axis=-1, keepdims=True)
+    y = jnp.einsum("...gqk,...kd->...gqd", weights.astype(v.dtype), v, preferred_element_type=dtype) * factor
+    return y.astype(v.dtype), weights, factor
+
+
+@_mixture.defjvp
+def _mixture_jvp(primals, tangents):
+    q, k, v, visible = primals
+    d_q, d_k, d_v, _ = tangents
+    dtype = wide(q.dtype)
+    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+    y, weights, factor = _unnormalized(q, k, v, visible)
+    d_scores = product("...gqd,...kd->...gqk", d_q, k) + product("...gqd,...kd->...gqk", q, d_k)
+    # less the weighted mean, as the weights' sum stays what it is
+    d_scores = d_scores - jnp.sum(weights * d_scores, axis=-1, keepdims=True) * factor
+    changed = (weights * d_scores * (1 / math.sqrt(q.shape[-1]))).astype(v.dtype)
+    d_y = product("...gqk,...kd->...gqd", changed, v) + product("...gqk,...kd->...gqd", weights.astype(v.dtype), d_v)
+    return y, (d_y * factor).astype(y.dtype)
 
 
 def _fused_takes(q, k, v, causal, lengths) -> bool:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jnn.initializers import lecun_normal, zeros
 from jnn.layers.checks import keys_for, require_dtype, require_floating, require_shapes, require_width, taken
+from jnn.layers.products import affine
 from jnn.numbers import whole
 from jnn.types import Layer
 
@@ -31,8 +32,7 @@ def dense(features: int, *, w_init=lecun_normal(), b_init=zeros) -> Layer:
         require_shapes("dense", params, w=("in", features), b=(features,))
         require_width("dense", x, w.shape[0])
         require_dtype("dense", x, w.dtype)
-        y = x @ w
-        return (y + b[0] if b else y), state
+        return affine(x, w, *b), state
 
     return Layer(init, apply)
 

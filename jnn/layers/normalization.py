@@ -72,8 +72,9 @@ def layer_norm(*, eps=1e-5) -> Layer:
 
     def apply(params, state, x, *, key=None, train=False):
         scale, bias = _learned("layer_norm", params, x, "scale", "bias")
-        centred, _, var = _moments(x, (-1,))
-        return _scaled(centred, var, eps, scale, bias, x.dtype), state
+        values = x.astype(wide(x.dtype))
+        y = _standardized(values, jnp.asarray(eps).astype(values.dtype))
+        return (y * scale + bias).astype(x.dtype), state
 
     return Layer(init, apply)
 
@@ -170,6 +171,30 @@ def _moments(x, axes, axis_name=None):
 def _scaled(centred, var, eps, scale, bias, dtype):
     factor = jax.lax.rsqrt(var + jnp.asarray(eps).astype(var.dtype)) * scale
     return (centred * factor + bias).astype(dtype)
+
+
+@jax.custom_jvp
+def _standardized(x, eps):
+    """(x - mean) / sqrt(var + eps) over the last axis. Its derivative keeps the result and one number per row."""
+    return _standardized_and_factor(x, eps)[0]
+
+
+def _standardized_and_factor(x, eps):
+    centred, _, var = _moments(x, (-1,))
+    factor = jax.lax.rsqrt(var + eps)
+    return centred * factor, factor
+
+
+@_standardized.defjvp
+def _standardized_jvp(primals, tangents):
+    d_x, d_eps = tangents
+    y, factor = _standardized_and_factor(*primals)
+
+    def mean(values):
+        return jnp.mean(values, axis=-1, keepdims=True)
+
+    d_y = factor * (d_x - mean(d_x) - y * mean(y * d_x))
+    return y, d_y - y * (jnp.square(factor) / 2 * d_eps)
 
 
 def _axis_size(axis_name) -> int:

@@ -26,7 +26,19 @@ import jax.numpy as jnp
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, orthogonal, zeros
 from jnn.layers.checks import describe, keys_for, require_array, require_floating
-from jnn.layers.sequences import checked_lengths, first_state, over_time, pair_of, reversed_in_time, sequence_weights
+from jnn.layers.recurrences import gru_states, lstm_states
+from jnn.layers.sequences import (
+    checked_lengths,
+    counted,
+    first_state,
+    last_of,
+    over_time,
+    pair_of,
+    reversed_in_time,
+    sequence_weights,
+    steps_of,
+    varying,
+)
 from jnn.numbers import whole
 from jnn.pairs import as_layer, call, check_children, forwarding, init_each, split
 from jnn.types import Layer
@@ -137,13 +149,6 @@ def lstm(features: int, *, return_state=False, w_init=lecun_normal(), wh_init=or
             "b": b_init(b_key, (4 * features,), jnp.float32),
         }, {}
 
-    def cell(wh, h_and_c, gates):
-        h, c = h_and_c
-        i, f, g, o = jnp.split(gates + h @ wh, 4, -1)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        return (h, c), h
-
     def apply(params, state, x, *, key=None, train=False, initial=None, lengths=None):
         shapes = {"wx": ("in", 4 * features), "wh": (features, 4 * features), "b": (4 * features,)}
         wx, wh, b = sequence_weights("lstm", params, x, **shapes)
@@ -151,8 +156,11 @@ def lstm(features: int, *, return_state=False, w_init=lecun_normal(), wh_init=or
         h, c = pair_of("lstm", "initial", "(h, c)", initial)
         h = first_state("lstm", "h of initial", h, x, features)
         c = first_state("lstm", "c of initial", c, x, features)
-        ys, h_and_c = over_time(cell, wh, (h, c), wx, b, x, lengths)
-        return (ys, h_and_c) if return_state else ys, state
+        x, valid = steps_of(x, lengths)
+        h, c = varying((h, c), (wx, wh, b, x, valid))
+        hs, cs = lstm_states(wx, wh, b, h, c, x, valid)
+        ys = counted(hs, valid)
+        return (ys, (last_of(h, hs), last_of(c, cs))) if return_state else ys, state
 
     return Layer(init, apply)
 
@@ -187,21 +195,11 @@ def gru(
             params["bh"] = b_init(bh_key, (3 * features,), jnp.float32)
         return params, {}
 
-    def before(weights, h, gates):
-        wh, _ = weights
+    def cell(wh, h, gates):
         r_z = gates[..., : 2 * features] + h @ wh[:, : 2 * features]
         r, z = jnp.split(jax.nn.sigmoid(r_z), 2, -1)
         n = jnp.tanh(gates[..., 2 * features :] + (r * h) @ wh[:, 2 * features :])
         h = (1 - z) * h + z * n
-        return h, h
-
-    def after(weights, h, gates):
-        wh, bh = weights
-        r_x, z_x, n_x = jnp.split(gates, 3, -1)
-        r_h, z_h, n_h = jnp.split(h @ wh + bh, 3, -1)
-        z = jax.nn.sigmoid(z_x + z_h)
-        n = jnp.tanh(n_x + jax.nn.sigmoid(r_x + r_h) * n_h)
-        h = (1 - z) * n + z * h
         return h, h
 
     def apply(params, state, x, *, key=None, train=False, initial=None, lengths=None):
@@ -210,8 +208,13 @@ def gru(
         wx, wh, b, *bh = sequence_weights("gru", params, x, **shapes)
         lengths = checked_lengths("gru", lengths, x)
         h = first_state("gru", "initial", initial, x, features)
-        cell, weights = (after, (wh, *bh)) if reset_after else (before, (wh, None))
-        ys, h = over_time(cell, weights, h, wx, b, x, lengths)
+        if reset_after:
+            x, valid = steps_of(x, lengths)
+            h = varying(h, (wx, wh, b, x, valid))
+            hs = gru_states(wx, wh, b, *bh, h, x, valid)
+            ys, h = counted(hs, valid), last_of(h, hs)
+        else:
+            ys, h = over_time(cell, wh, h, wx, b, x, lengths)
         return (ys, h) if return_state else ys, state
 
     return Layer(init, apply)

@@ -7,6 +7,7 @@ from jax.core import Tracer
 
 from jnn.errors import LayerError
 from jnn.layers.checks import describe, require_array, require_dtype, require_width, taken
+from jnn.layers.products import affine
 
 
 def sequence_weights(kind: str, params, x, **shapes):
@@ -81,14 +82,9 @@ def over_time(cell, weights, carry, wx, b, x, lengths):
 
     Past its length a sequence gives zeros and keeps its carry. Compile time does not grow with the time axis.
     -> ys (..., time, features), the last carry"""
-    valid = None
-    if lengths is not None:
-        valid = valid_steps(lengths, x)[..., None]
-        # before the product: its derivative with respect to wx would multiply what is in the padding, NaN perhaps, by zero
-        x = jnp.where(valid, x, 0)
-        valid = jnp.moveaxis(valid, -2, 0)
+    x, valid = steps_of(x, lengths)
     # one product for all steps: only what depends on the carry is left for the scan
-    gates = jnp.moveaxis(x, -2, 0) @ wx + b
+    gates = affine(x, wx, b)
 
     def step(carry, gates_and_valid):
         gates, valid = gates_and_valid
@@ -97,11 +93,31 @@ def over_time(cell, weights, carry, wx, b, x, lengths):
             return new, y
         return jax.tree.map(lambda new, old: jnp.where(valid, new, old), new, carry), jnp.where(valid, y, 0)
 
-    carry, ys = jax.lax.scan(step, _varying(carry, (weights, gates, valid)), (gates, valid))
+    carry, ys = jax.lax.scan(step, varying(carry, (weights, gates, valid)), (gates, valid))
     return jnp.moveaxis(ys, 0, -2), carry
 
 
-def _varying(carry, others):
+def steps_of(x, lengths):
+    """x with its time axis in front, and whether each step counts (time, ..., 1), None for all."""
+    if lengths is None:
+        return jnp.moveaxis(x, -2, 0), None
+    valid = valid_steps(lengths, x)[..., None]
+    # before any product: its derivative with respect to wx would multiply what is in the padding, NaN perhaps, by zero
+    return jnp.moveaxis(jnp.where(valid, x, 0), -2, 0), jnp.moveaxis(valid, -2, 0)
+
+
+def last_of(first, states):
+    """The state after the last step of (time, ...), the first one where there is no step."""
+    return states[-1] if states.shape[0] else first
+
+
+def counted(states, valid):
+    """The states (time, ..., features) as a sequence (..., time, features), zeros where a step does not count."""
+    states = states if valid is None else jnp.where(valid, states, jnp.zeros_like(states))
+    return jnp.moveaxis(states, 0, -2)
+
+
+def varying(carry, others):
     """The carry plus zeros, sums of no numbers, of every array in the scan. Inside a shard_map this says that it varies over
     the mesh axes that any of them varies over: scan asks for that from the start, and fresh zeros vary over none."""
     empty_sums = [jnp.sum(a[:0]) for a in jax.tree.leaves((carry, others))]

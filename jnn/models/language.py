@@ -6,11 +6,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jnn.activations import gelu
 from jnn.combinators import repeat, residual, serial
 from jnn.compositions import compose
 from jnn.errors import LayerError
 from jnn.initializers import normal
 from jnn.layers import attention, dense, dropout, embed, layer_norm, learned_positions, lstm
+from jnn.layers.products import affine
 from jnn.numbers import whole
 from jnn.types import Layer
 
@@ -47,6 +49,7 @@ def gpt(
     rotary: bool = False,
     rate=None,
     cache: bool = False,
+    logits: bool = True,
 ) -> Layer:
     """(..., time) integers -> (..., time, vocabulary):  a decoder-only transformer as GPT-2 (Radford et al. 2019): layer norm
     before attention and before the two dense layers of 4 * width, GELU, embeddings tied to the head.
@@ -56,6 +59,8 @@ def gpt(
     rate: the share that dropout takes after the embedding, attention and dense layers; None for no dropout.
     cache: the decoding twin, with the same parameters: it keeps keys, values and the position of up to `length` tokens in
         its state, and takes the tokens that come next.
+    logits: False returns what `losses.linear_cross_entropy` makes the loss of, the pair of (..., time, width) and
+        (width, vocabulary) whose product the logits are, for vocabularies whose logits fill the memory.
     Parameters: `embed`, `positions` (learned), `repeat` (all blocks, stacked), `norm`. GPT-2 "124M",
     `gpt(50257, 1024, layers=12, width=768, heads=12)`, has 124,439,808.
     """
@@ -78,7 +83,7 @@ def gpt(
     think = serial(
         norm=layer_norm(),
         up=dense(4 * width, w_init=small),
-        gelu=jax.nn.gelu,
+        gelu=gelu,
         down=dense(width, w_init=smaller),
         **drop(),
     )
@@ -98,6 +103,7 @@ def gpt(
         if rate is not None:
             x = net.dropout(x)
         x = net.norm(net.repeat(x))
-        return jnp.einsum("...d,vd->...v", x, net.params["embed"]["table"])
+        head = net.params["embed"]["table"].T
+        return affine(x, head) if logits else (x, head)
 
     return compose(forward, **children)

@@ -25,6 +25,7 @@ MODELS = {
     "lstm": jnn.models.language_model(65, cell=jnn.lstm, width=64, features=256),
     "gru": jnn.models.language_model(65, cell=lambda features: jnn.gru(features, reset_after=True), width=64, features=256),
     "gpt": jnn.models.gpt(65, 128, layers=4, width=128, heads=4),
+    "gpt_48": jnn.models.gpt(65, 128, layers=48, width=128, heads=4),
     "resnet": jnn.models.resnet(18, 10, small=True),
 }
 

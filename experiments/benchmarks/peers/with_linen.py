@@ -183,6 +183,7 @@ NETWORKS = {
     "lstm": _build("lstm", lambda weights: LanguageModel(nn.OptimizedLSTMCell(256)), lstm_gates),
     "gru": _build("gru", lambda weights: LanguageModel(nn.GRUCell(256)), gru_gates),
     "gpt": _build("gpt", lambda weights: GPT(layers_of(weights))),
+    "gpt_48": _build("gpt_48", lambda weights: GPT(layers_of(weights))),
     "resnet": _build("resnet", lambda weights: ResNet()),
 }
 prepare = jax.device_put
