@@ -78,7 +78,8 @@ def linear_cross_entropy(prediction, target, *, smoothing=None, chunk: int = 102
     if not isinstance(prediction, tuple | list) or len(prediction) not in (2, 3):
         raise ValueError("linear_cross_entropy: prediction must be (x, w) or (x, w, b), not the logits x @ w + b")
     x, w, *b = prediction
-    if not x.ndim or w.ndim != 2 or x.shape[-1] != w.shape[0] or any(bias.shape != w.shape[1:] for bias in b):
+    _require_axis("linear_cross_entropy", x)
+    if w.ndim != 2 or x.shape[-1] != w.shape[0] or any(bias.shape != w.shape[1:] for bias in b):
         shapes = ", ".join(str(a.shape) for a in prediction)
         raise ValueError(f"linear_cross_entropy: expected x (..., n), w (n, classes) and b (classes,), got {shapes}")
     chunk = whole("linear_cross_entropy", "chunk", chunk)

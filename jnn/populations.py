@@ -1,6 +1,7 @@
 """Many training runs in one compiled program."""
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
+from jax.extend.core import get_opaque_trace_state, jaxpr_as_fun, jaxprs_in_params
+
+from jnn.layers.correlations import CORRELATE
 
 
 def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
@@ -21,7 +24,9 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
     seeds: how many keys, split from `jax.random.key(seed)`; every trial sees the same ones.
 
     Returns the results of `train` with two leading axes (trials, seeds). A run that diverges does not touch the others.
-    On a CPU the runs are cut into one part for each core, run side by side: XLA does not spread small operations over cores.
+    On an accelerator the runs are one, by `vmap`. On a CPU they are cut into one part for each core, run side by side, as XLA
+    does not spread small operations over cores; within a part they are one by `vmap` while their products are so small that
+    calling them is what costs, below about a million operations, and follow each other in a loop (`lax.map`) otherwise.
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(hparams)]
     if len({shape[:1] for shape in shapes}) != 1 or () in shapes or shapes[0][0] == 0:
@@ -54,7 +59,34 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
 
 @partial(jax.jit, static_argnums=0)
 def _over_lanes(train, lanes, shared):
-    return jax.vmap(lambda h, k: train(h, k, *shared))(*lanes)
+    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lanes)
+    program, form = jax.make_jaxpr(train, return_shape=True)(*first, *shared)
+    structure = jax.tree.structure(form)
+
+    def run(lane):
+        return structure.unflatten(jaxpr_as_fun(program)(*jax.tree.leaves((*lane, *shared))))
+
+    if jax.default_backend() == "cpu" and largest_product(program.jaxpr) >= _WORTH_A_PROCESSOR:
+        return jax.lax.map(run, lanes)
+    return jax.vmap(run)(lanes)
+
+
+# operations; where both ways took the same time on the 2 cores that they were measured on
+_WORTH_A_PROCESSOR = 2**20
+
+
+def largest_product(jaxpr) -> int:
+    """Floating-point operations of the largest product of matrices, or convolution, in a program."""
+    most = 0
+    for eqn in jaxpr.eqns:
+        most = max([most, *(largest_product(inner) for inner in jaxprs_in_params(eqn.params))])
+        if eqn.primitive.name == "dot_general":
+            contracted = eqn.params["dimension_numbers"][0][0]
+            most = max(most, 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted))
+        elif eqn.primitive.name in ("conv_general_dilated", CORRELATE):
+            w = eqn.invars[1].aval
+            most = max(most, 2 * eqn.outvars[0].aval.size * (w.size // max(w.shape[-1], 1)))
+    return most
 
 
 def chunks(lanes, size: int) -> Iterator:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +67,7 @@ def numbers(dtype, shape=(5, 6)):
 
 def test_the_table_has_every_activation():
     assert {case.name for case in CASES} >= set(activations.__all__)
-    for name in set(activations.__all__) - {"heaviside", "identity", "log_softmax", "softmax"}:
+    for name in set(activations.__all__) - {"gelu", "heaviside", "identity", "log_softmax", "silu", "softmax"}:
         assert getattr(activations, name) is getattr(jax.nn, name)
 
 
@@ -171,3 +172,13 @@ def test_softmax_of_half_precision_is_computed_in_float32_and_rounded_once(name,
 
 def test_heaviside_of_nan_is_nan():
     assert np.isnan(activations.heaviside(jnp.asarray([jnp.nan]))).all()
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_what_the_derivative_keeps_is_one_array(name):
+    x = numbers(jnp.float32, (3, 4))
+    _, derivative = jax.vjp(getattr(activations, name), x)
+    assert sum(leaf.size for leaf in jax.tree.leaves(derivative)) == x.size
+    for transformed in (jax.grad, lambda f: jax.grad(jax.grad(f))):
+        ours, theirs = (transformed(lambda x, m=m: getattr(m, name)(x)) for m in (activations, jax.nn))
+        chex.assert_trees_all_close(jax.vmap(ours)(x[0]), jax.vmap(theirs)(x[0]), rtol=1e-5, atol=1e-6)

@@ -21,6 +21,9 @@ def numbers(*shape):
     return np.random.default_rng(0).normal(size=shape)
 
 
+HEAD = np.random.default_rng(3).integers(-8, 9, (CLASSES, CLASSES)) / 8  # exact in half precision
+
+
 def classes(*shape):
     return np.random.default_rng(1).integers(0, CLASSES, shape[:-1], np.int32)
 
@@ -70,6 +73,20 @@ CASES = [
         "softmax_cross_entropy of probabilities, smoothed",
         lambda p, t: losses.softmax_cross_entropy(p, t, smoothing=0.3),
         lambda p, t: optax.softmax_cross_entropy(p, optax.smooth_labels(t, 0.3)),
+        probabilities,
+    ),
+    Case(
+        "linear_cross_entropy of integers",
+        lambda p, t: losses.linear_cross_entropy((p, HEAD.astype(p.dtype)), t, chunk=2),
+        lambda p, t: optax.softmax_cross_entropy_with_integer_labels(p @ HEAD.astype(p.dtype), t),
+        classes,
+    ),
+    Case(
+        "linear_cross_entropy of probabilities, with a bias, smoothed",
+        lambda p, t: losses.linear_cross_entropy((p, HEAD.astype(p.dtype), HEAD[0].astype(p.dtype)), t, smoothing=0.1, chunk=4),
+        lambda p, t: optax.softmax_cross_entropy(
+            p @ HEAD.astype(p.dtype) + HEAD[0].astype(p.dtype), optax.smooth_labels(t, 0.1)
+        ),
         probabilities,
     ),
     Case("absolute_error", losses.absolute_error, lambda p, t: jnp.mean(jnp.abs(p - t), -1), lambda *s: numbers(*s)[::-1]),
@@ -358,3 +375,23 @@ def test_softmax_cross_entropy_says_which_targets_it_wants(target, got, raises):
     )
     with raises(ValueError, message):
         losses.softmax_cross_entropy(jnp.ones((4, 3)), target)
+
+
+def test_a_large_vocabulary_is_never_held_whole_and_gives_the_same(key):
+    width, vocabulary, tokens = 8, 3000, 320
+    x = jax.random.normal(key, (4, tokens // 4, width))
+    w = jax.random.normal(jax.random.fold_in(key, 1), (width, vocabulary))
+    target = jax.random.randint(jax.random.fold_in(key, 2), (4, tokens // 4), 0, vocabulary)
+    plain = jax.jit(jax.value_and_grad(lambda x, w: losses.softmax_cross_entropy(x @ w, target).mean(), (0, 1)))
+    chunked = jax.jit(jax.value_and_grad(lambda x, w: losses.linear_cross_entropy((x, w), target, chunk=30).mean(), (0, 1)))
+    chex.assert_trees_all_close(chunked(x, w), plain(x, w), rtol=1e-6, atol=1e-6)
+    needs = [f.lower(x, w).compile().memory_analysis().temp_size_in_bytes for f in (chunked, plain)]
+    assert needs[0] < 4 * tokens * vocabulary < needs[1]
+
+
+def test_what_is_no_head_is_refused(raises):
+    x, w, y = jnp.ones((3, 4)), jnp.ones((5, 6)), jnp.zeros(3, jnp.int32)
+    with raises(ValueError, "linear_cross_entropy: prediction must be (x, w) or (x, w, b), not the logits x @ w + b"):
+        losses.linear_cross_entropy(x, y)
+    with raises(ValueError, "linear_cross_entropy: expected x (..., n), w (n, classes) and b (classes,), got (3, 4), (5, 6)"):
+        losses.linear_cross_entropy((x, w), y)

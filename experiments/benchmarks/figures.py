@@ -33,7 +33,8 @@ def step_report(results: dict[str, Any]) -> str:
         parts.append(f"A gpt of 48 layers, traced and compiled: {shown}{share}.")
     seconds = results["import"]["seconds"]
     parts.append(
-        f"`import jnn` takes {seconds['jnn']:.3f} s, `import jax` {seconds['jax']:.3f} s: {_spread(results['import']['ratio'])}."
+        f"`import jnn` takes {seconds['jnn']:.3f} s, `import jax` {seconds['jax']:.3f} s, "
+        f"a ratio of {_spread(results['import']['ratio'])}."
     )
     return "\n\n".join(parts)
 
@@ -44,7 +45,9 @@ def step_picture(results: dict[str, Any], file: Path):
 
     workloads = results["workloads"]
     figure = Figure(figsize=(2.6 * max(len(workloads), 2), 3.2), layout="constrained")
-    for axes, (name, found) in zip(figure.subplots(1, len(workloads), sharex=True, squeeze=False)[0], workloads.items(), strict=True):
+    for axes, (name, found) in zip(
+        figure.subplots(1, len(workloads), sharex=True, squeeze=False)[0], workloads.items(), strict=True
+    ):
         ratios = found["ratio"]
         for place, ratio in enumerate(ratios.values()):
             colour = "#1b7f5c" if ratio["median"] <= 1 else "#b3541e"

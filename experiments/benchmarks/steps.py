@@ -1,6 +1,6 @@
 """Is a training step in jnn as fast as in the other libraries, alone, inside `jnn.fit` and inside `jnn.sweep`?
 
-python -m experiments.benchmarks.steps [--quick] [--rounds 7] [--workloads mlp,cnn] [--peers linen,torch] [--out runs/benchmarks]
+python -m experiments.benchmarks.steps [--quick] [--rounds 7] [--workloads mlp,cnn] [--peers linen,torch] [--out DIR]
 
 The same network, from the same weights, on the same batch, with Adam, in jnn, raw jax, flax (linen and nnx), equinox, haiku and
 torch, as far as they are installed (`pip install -e '.[benchmarks]'`); a process each. First all must agree: one step from
@@ -42,7 +42,9 @@ DEEP = "gpt_48"  # compiled only
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, help="turns of each contestant; 7, with --quick 3")
-    parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK['workloads'])} beside {', '.join(QUICK['peers'])}")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{', '.join(QUICK['workloads'])} beside {', '.join(QUICK['peers'])}"
+    )
     parser.add_argument("--workloads", help=f"of {', '.join(WORKLOADS)}; default all")
     parser.add_argument("--peers", help=f"of {', '.join(PEERS)}; default all that are installed")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")

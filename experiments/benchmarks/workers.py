@@ -24,7 +24,9 @@ class Worker:
 
     def __init__(self, module: str, workload: str, context: str, weights: Path):
         command = [sys.executable, "-m", "experiments.benchmarks.workers", module, workload, context, str(weights)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.answer = self._read()
 
     def ask(self, steps: int) -> float:

@@ -19,7 +19,9 @@ class Workload(NamedTuple):
 
 WORKLOADS = {
     "mlp": Workload("784-512-512-10, relu; batch 128", (128, 784), 10),
-    "cnn": Workload("28x28x1: conv 32, relu, pool 2, conv 64, relu, pool 2, dense 128, relu, dense 10; batch 64", (64, 28, 28, 1), 10),
+    "cnn": Workload(
+        "28x28x1: conv 32, relu, pool 2, conv 64, relu, pool 2, dense 128, relu, dense 10; batch 64", (64, 28, 28, 1), 10
+    ),
     "lstm": Workload("65 symbols, embed 64, lstm 256, dense 65; length 64, batch 32", (32, 64), 65),
     "gru": Workload("65 symbols, embed 64, gru 256 (reset after the product), dense 65; length 64, batch 32", (32, 64), 65),
     "gpt": Workload("65 symbols, 4 layers, width 128, 4 heads, tied head; length 128, batch 16", (16, 128), 65),

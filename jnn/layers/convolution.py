@@ -10,6 +10,7 @@ from jnn.layers.windows import Padding, Window, as_batch, require_spatial, windo
 from jnn.numbers import whole
 from jnn.types import Layer
 
+
 def conv(
     features: int,
     window: int | tuple[int, ...],

@@ -168,7 +168,8 @@ def _primitive(name, plain, cpu):
 
     def abstract(a, b, **how):
         (out,) = jax.make_jaxpr(partial(everywhere, **how))(a, b).out_avals
-        return out
+        # what varies in a `shard_map` is known of the operands only
+        return a.update(shape=out.shape, dtype=out.dtype, sharding=out.sharding)
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("slide", "size", "lanes")))
@@ -195,7 +196,8 @@ def _batch(primitive, operands, axes, *, lanes, **how):
     return out.reshape(size, -1, *out.shape[1:]) if lanes else out, 0
 
 
-_to_y = _primitive("correlate", _y, _cpu_y)
+CORRELATE = "correlate"  # the primitive's name
+_to_y = _primitive(CORRELATE, _y, _cpu_y)
 _to_x = _primitive("correlate_to_x", _dx, _cpu_dx)
 _to_w = _primitive("correlate_to_w", _dw, _cpu_dw)
 

@@ -105,18 +105,19 @@ def _gru_states_jvp(primals, tangents):
     d_gates = affine(d_x, wx) + affine(x, d_wx, d_b)
     d_of_h = affine(_before(h, hs), d_wh, d_bh)
     d_r_z = d_gates[..., : 2 * features] + d_of_h[..., : 2 * features]
-    d_n, d_n_of_h = d_gates[..., 2 * features :], d_of_h[..., 2 * features :]
+    # here and not in the loop, which would keep the gradient of both terms
+    d_n = d_gates[..., 2 * features :] + factors[2] * d_of_h[..., 2 * features :]
     back = _turned(wh)
 
     def tangent_step(d_h, inputs):
-        d_r_z, d_n, d_n_of_h, (of_r_z, to_n, r, kept) = inputs
+        d_r_z, d_n, (of_r_z, to_n, r, kept) = inputs
         of_h = _times_turned(d_h, back)
         d_r, d_z = jnp.split(of_r_z * (d_r_z + of_h[..., : 2 * features]), 2, -1)
-        d_n = to_n * (d_n + r * (d_n_of_h + of_h[..., 2 * features :]))
+        d_n = to_n * (d_n + r * of_h[..., 2 * features :])
         d_h = d_r + d_z + d_n + kept * d_h
         return d_h, d_h
 
-    _, d_hs = jax.lax.scan(tangent_step, d_h, (d_r_z, d_n, d_n_of_h, factors))
+    _, d_hs = jax.lax.scan(tangent_step, d_h, (d_r_z, d_n, factors))
     return hs, d_hs
 
 

@@ -3,9 +3,6 @@
 import math
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-
 from jnn.activations import gelu
 from jnn.combinators import repeat, residual, serial
 from jnn.compositions import compose
