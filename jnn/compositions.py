@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
 from jax.interpreters import partial_eval
 
 from jnn.errors import LayerError, at
@@ -55,13 +54,13 @@ def compose(forward: Callable, **layers) -> Layer:
 
         def run(x):
             made = {}
-            trace = get_opaque_trace_state()
+            trace = _trace_state()
 
             def own(name):
                 if name in made:
                     return made[name]
                 pair = init_child(name, children[name], key, inputs[name])
-                if get_opaque_trace_state() == trace:  # what a scan's body makes is of no use outside it
+                if _trace_state() == trace:  # what a scan's body makes is of no use outside it
                     made[name] = pair
                 return pair
 
@@ -106,7 +105,7 @@ class _Net:
         self._children, self._params, self._own, self._key, self.train = children, params, own, key, train
         self._state: dict[str, Any] = {}  # of the children called so far
         self._calls = 0
-        self._trace = get_opaque_trace_state()
+        self._trace = _trace_state()
 
     @property
     def params(self):
@@ -149,7 +148,7 @@ class _Net:
         return y
 
     def _is_inside(self):
-        return get_opaque_trace_state() != self._trace
+        return _trace_state() != self._trace
 
     def _next_key(self):
         self._calls += 1
@@ -188,3 +187,9 @@ def _uses_key(child, params, state, x, extra) -> bool:
 
 def _shapes(x):
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), x)
+
+
+def _trace_state():
+    from jax.extend.core import get_opaque_trace_state  # takes as long to import as half of jnn
+
+    return get_opaque_trace_state()

@@ -10,7 +10,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state, jaxpr_as_fun, jaxprs_in_params
 
 from jnn.layers.correlations import CORRELATE
 
@@ -40,6 +39,8 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
     lanes = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a), seeds, axis=0), hparams), jnp.tile(keys, trials)
     shared = () if data is None else (jax.tree.map(jnp.asarray, data),)
 
+    from jax.extend.core import get_opaque_trace_state  # takes as long to import as half of jnn
+
     workers = cores() if jax.default_backend() == "cpu" else 1
     with ThreadPoolExecutor(workers) as pool:
         # arguments or what `train` closes over may be traced, and belong to this thread's trace
@@ -59,6 +60,8 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
 
 @partial(jax.jit, static_argnums=0)
 def _over_lanes(train, lanes, shared):
+    from jax.extend.core import jaxpr_as_fun
+
     first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lanes)
     program, form = jax.make_jaxpr(train, return_shape=True)(*first, *shared)
     structure = jax.tree.structure(form)
@@ -77,6 +80,8 @@ _WORTH_A_PROCESSOR = 2**20
 
 def largest_product(jaxpr) -> int:
     """Floating-point operations of the largest product of matrices, or convolution, in a program."""
+    from jax.extend.core import jaxprs_in_params
+
     most = 0
     for eqn in jaxpr.eqns:
         most = max([most, *(largest_product(inner) for inner in jaxprs_in_params(eqn.params))])

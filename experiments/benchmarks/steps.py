@@ -18,6 +18,7 @@ steps.png. About half an hour on 2 cores, --quick under three minutes. Give it t
 
 import argparse
 import importlib.util
+import os
 import statistics
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def _compare(name: str, peers: list[str], rounds: int, options) -> dict[str, Any
             order = list(workers)
             for label in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody always follows the same one
                 times[label].append(workers[label].ask(counts[label]))
-            print(f"  turn {turn + 1} of {rounds}", end="\r", flush=True)
+            print(f"  turn {turn + 1} of {rounds}", flush=True)
         answers = {label: worker.answer for label, worker in workers.items()}
     found = {label: np.array(values) for label, values in times.items()}
     fastest = min((p for p in peers if p != "torch"), key=lambda p: float(np.median(found[p])), default=None)
@@ -159,8 +160,11 @@ def _compile(seed: int, peers: list[str]) -> dict[str, float]:
 def _imports(rounds: int) -> dict[str, Any]:
     def seconds(package):
         code = f"import time; began = time.perf_counter(); import {package}; print(time.perf_counter() - began)"
-        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        return float(run.stdout)
 
+    # as for a user, whose second import finds the first one's bytecode
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     times = {package: [] for package in ("jax", "jnn")}
     for turn in range(rounds + 1):
         for package, values in times.items():

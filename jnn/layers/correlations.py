@@ -13,19 +13,21 @@ quick either: under `vmap`, operands with one w each are multiplied one after an
 """
 
 import math
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jnn.numbers import wide
 
 # of input, w and output, by the number of spatial axes
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+CORRELATE = "correlate"  # the primitive's name
 
 
 class Slide(NamedTuple):
@@ -40,7 +42,7 @@ class Slide(NamedTuple):
 
 def correlate(x, w, slide: Slide):
     """(batch, *spatial, in), (*window, in / groups, out) -> (batch, *spatial', out). One dtype."""
-    return _y_of(x, w, slide, lanes=False)
+    return _products().y(x, w, slide, lanes=False)
 
 
 def _alike(a, b):
@@ -157,6 +159,8 @@ def _lanes(function):
 
 
 def _primitive(name, plain, cpu):
+    from jax.extend.core import Primitive
+
     primitive = Primitive(name)
 
     def everywhere(a, b, *, lanes, **how):
@@ -182,7 +186,7 @@ def _primitive(name, plain, cpu):
 def _batch(primitive, operands, axes, *, lanes, **how):
     """What is mapped becomes more examples, where the other operand is the same for all; else more lanes."""
     (a, b), (a_axis, b_axis) = operands, axes
-    if not lanes and b_axis is None and primitive is not _to_w:
+    if not lanes and b_axis is None and primitive is not _products().to_w:
         a = jnp.moveaxis(a, a_axis, 0)
         out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, lanes=False, **how)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
@@ -196,12 +200,6 @@ def _batch(primitive, operands, axes, *, lanes, **how):
     return out.reshape(size, -1, *out.shape[1:]) if lanes else out, 0
 
 
-CORRELATE = "correlate"  # the primitive's name
-_to_y = _primitive(CORRELATE, _y, _cpu_y)
-_to_x = _primitive("correlate_to_x", _dx, _cpu_dx)
-_to_w = _primitive("correlate_to_w", _dw, _cpu_dw)
-
-
 def _spatial(like, lanes):
     return like.aval.shape[1 + lanes : -1]
 
@@ -210,31 +208,45 @@ def _window(like, lanes):
     return like.aval.shape[lanes:-2]
 
 
-def _y_of(x, w, slide, lanes):
-    return _to_y.bind(*_alike(x, w), slide=slide, size=None, lanes=lanes)
+class _Products(NamedTuple):
+    """The three primitives."""
+
+    to_y: Any
+    to_x: Any
+    to_w: Any
+
+    def y(self, x, w, slide, lanes):
+        return self.to_y.bind(*_alike(x, w), slide=slide, size=None, lanes=lanes)
+
+    def x(self, dy, w, x, slide, lanes):
+        return self.to_x.bind(*_alike(dy, w), slide=slide, size=_spatial(x, lanes), lanes=lanes)
+
+    def w(self, x, dy, w, slide, lanes):
+        return self.to_w.bind(*_alike(x, dy), slide=slide, size=_window(w, lanes), lanes=lanes)
 
 
-def _x_of(dy, w, x, slide, lanes):
-    return _to_x.bind(*_alike(dy, w), slide=slide, size=_spatial(x, lanes), lanes=lanes)
-
-
-def _w_of(x, dy, w, slide, lanes):
-    return _to_w.bind(*_alike(x, dy), slide=slide, size=_window(w, lanes), lanes=lanes)
-
-
-# the derivative by one operand, of what is linear in each, is the product with the other taken backwards
-ad.defbilinear(
-    _to_y,
-    lambda dy, x, w, *, slide, size, lanes: _x_of(dy, w, x, slide, lanes),
-    lambda dy, x, w, *, slide, size, lanes: _w_of(x, dy, w, slide, lanes),
-)
-ad.defbilinear(
-    _to_x,
-    lambda x, dy, w, *, slide, size, lanes: _y_of(x, w, slide, lanes),
-    lambda x, dy, w, *, slide, size, lanes: _w_of(x, dy, w, slide, lanes),
-)
-ad.defbilinear(
-    _to_w,
-    lambda w, x, dy, *, slide, size, lanes: _x_of(dy, w, x, slide, lanes),
-    lambda w, x, dy, *, slide, size, lanes: _y_of(x, w, slide, lanes),
-)
+@cache
+def _products() -> _Products:
+    """Made when first used: jax.extend takes as long to import as half of jnn."""
+    of = _Products(
+        _primitive(CORRELATE, _y, _cpu_y),
+        _primitive("correlate_to_x", _dx, _cpu_dx),
+        _primitive("correlate_to_w", _dw, _cpu_dw),
+    )
+    # the derivative by one operand, of what is linear in each, is the product with the other taken backwards
+    ad.defbilinear(
+        of.to_y,
+        lambda dy, x, w, *, slide, size, lanes: of.x(dy, w, x, slide, lanes),
+        lambda dy, x, w, *, slide, size, lanes: of.w(x, dy, w, slide, lanes),
+    )
+    ad.defbilinear(
+        of.to_x,
+        lambda x, dy, w, *, slide, size, lanes: of.y(x, w, slide, lanes),
+        lambda x, dy, w, *, slide, size, lanes: of.w(x, dy, w, slide, lanes),
+    )
+    ad.defbilinear(
+        of.to_w,
+        lambda w, x, dy, *, slide, size, lanes: of.x(dy, w, x, slide, lanes),
+        lambda w, x, dy, *, slide, size, lanes: of.y(x, w, slide, lanes),
+    )
+    return of
