@@ -77,5 +77,9 @@ def test_the_figures_are_those_that_were_recorded():
     for found in recorded("sweep").values():
         ratio = found["speedup"]["loop"]
         assert f"| {ratio['median']:.1f} ({ratio['least']:.1f} to {ratio['most']:.1f}) |" in README
+    for name, found in recorded("steps")["workloads"].items():
+        shares = found["ratio"][found["fastest_jax_peer"]], found["ratio"]["torch"], found["in_fit"], found["in_sweep"]
+        first, *rest = (f"{r['median']:.2f} ({r['least']:.2f} to {r['most']:.2f})" for r in shares)
+        assert f"| {name} | {first}, {found['fastest_jax_peer']} | {' | '.join(rest)} |" in README
     for task, found in recorded("false_verdicts")["adam_against_itself"].items():
         assert f"{100 * found['false_verdicts']['share']:.1f} % on `{task}`" in README

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """torch: eager on a CPU, torch.compile on a GPU."""
 
 import numpy as np
