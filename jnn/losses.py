@@ -85,10 +85,13 @@ def linear_cross_entropy(prediction, target, *, smoothing=None, chunk: int = 102
     chunk = whole("linear_cross_entropy", "chunk", chunk)
     by_index = is_by_index("linear_cross_entropy", jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[1]), x.dtype), target)
 
+    # wide outside of the loop, which adds up their gradients
+    w, b = _wide(w), [_wide(bias) for bias in b]
+
     @jax.checkpoint
     def part(x, target):
-        logits = jnp.matmul(x, w, preferred_element_type=wide(x.dtype))
-        logits = logits + b[0].astype(logits.dtype) if b else logits
+        logits = jnp.matmul(x, w.astype(x.dtype), preferred_element_type=w.dtype)
+        logits = logits + b[0] if b else logits
         return softmax_cross_entropy(logits, target, smoothing=smoothing)
 
     examples = math.prod(x.shape[:-1])

@@ -24,8 +24,9 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
 
     Returns the results of `train` with two leading axes (trials, seeds). A run that diverges does not touch the others.
     On an accelerator the runs are one, by `vmap`. On a CPU they are cut into one part for each core, run side by side, as XLA
-    does not spread small operations over cores; within a part they are one by `vmap` while their products are so small that
-    calling them is what costs, below about a million operations, and follow each other in a loop (`lax.map`) otherwise.
+    does not spread small operations over cores; within a part they are one by `vmap` while most of their products are so
+    small that calling them is what costs, below about a million operations, and otherwise follow each other in a loop
+    (`lax.map`).
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(hparams)]
     if len({shape[:1] for shape in shapes}) != 1 or () in shapes or shapes[0][0] == 0:
@@ -62,14 +63,15 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
 def _over_lanes(train, lanes, shared):
     from jax.extend.core import jaxpr_as_fun
 
-    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lanes)
-    program, form = jax.make_jaxpr(train, return_shape=True)(*first, *shared)
+    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype, weak_type=jax.typeof(a).weak_type), lanes)
+    # a new function each time: jax would keep the program of one that closes over a tracer
+    program, form = jax.make_jaxpr(lambda *arguments: train(*arguments), return_shape=True)(*first, *shared)
     structure = jax.tree.structure(form)
 
     def run(lane):
         return structure.unflatten(jaxpr_as_fun(program)(*jax.tree.leaves((*lane, *shared))))
 
-    if jax.default_backend() == "cpu" and largest_product(program.jaxpr) >= _WORTH_A_PROCESSOR:
+    if jax.default_backend() == "cpu" and _is_of_large_products(program.jaxpr):
         return jax.lax.map(run, lanes)
     return jax.vmap(run)(lanes)
 
@@ -78,20 +80,27 @@ def _over_lanes(train, lanes, shared):
 _WORTH_A_PROCESSOR = 2**20
 
 
-def largest_product(jaxpr) -> int:
-    """Floating-point operations of the largest product of matrices, or convolution, in a program."""
+def _is_of_large_products(jaxpr) -> bool:
+    """Whether most of a program's operations in products of matrices, and in convolutions, are done in large ones."""
+    products = list(_products(jaxpr, 1))
+    large = sum(operations * times for operations, times in products if operations >= _WORTH_A_PROCESSOR)
+    return 2 * large > sum(operations * times for operations, times in products)
+
+
+def _products(jaxpr, times: int) -> Iterator[tuple[int, int]]:
+    """The floating-point operations of each product, and how often a program makes it, a `while` counted as one turn."""
     from jax.extend.core import jaxprs_in_params
 
-    most = 0
     for eqn in jaxpr.eqns:
-        most = max([most, *(largest_product(inner) for inner in jaxprs_in_params(eqn.params))])
-        if eqn.primitive.name == "dot_general":
-            contracted = eqn.params["dimension_numbers"][0][0]
-            most = max(most, 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted))
-        elif eqn.primitive.name in ("conv_general_dilated", CORRELATE):
+        name, params = eqn.primitive.name, eqn.params
+        for inner in jaxprs_in_params(params):
+            yield from _products(inner, times * params["length"] if name == "scan" else times)
+        if name == "dot_general":
+            contracted = params["dimension_numbers"][0][0]
+            yield 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted), times
+        elif name in ("conv_general_dilated", CORRELATE):
             w = eqn.invars[1].aval
-            most = max(most, 2 * eqn.outvars[0].aval.size * (w.size // max(w.shape[-1], 1)))
-    return most
+            yield 2 * eqn.outvars[0].aval.size * (w.size // max(w.shape[-1], 1)), times
 
 
 def chunks(lanes, size: int) -> Iterator:

@@ -151,3 +151,24 @@ def test_chunks_have_one_size_and_join_to_the_whole(count, size):
     pieces = list(populations.chunks(tree, size))
     assert {piece["a"].shape for piece in pieces} == {(size,)}
     chex.assert_trees_all_equal(populations.join(pieces, count), tree)
+
+
+def test_runs_of_large_products_follow_each_other_with_the_same_results(monkeypatch):
+    expected = jnn.sweep(run, HPARAMS, seeds=2, seed=7, data=DATA)
+    monkeypatch.setattr(populations, "_WORTH_A_PROCESSOR", 1)
+    again = lambda hparams, key, data: run(hparams, key, data)
+    chex.assert_trees_all_close(jnn.sweep(again, HPARAMS, seeds=2, seed=7, data=DATA), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_counts_is_where_most_operations_are():
+    w = np.ones((64, 64), np.float32)
+
+    def program(steps):
+        def loop(x):
+            x, _ = jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=steps)
+            return jnp.tile(x, (64, 1)) @ w
+
+        return jax.make_jaxpr(loop)(np.ones((16, 64), np.float32)).jaxpr
+
+    assert populations._is_of_large_products(program(10))
+    assert not populations._is_of_large_products(program(1000))

@@ -4,7 +4,7 @@ python -m experiments.benchmarks.steps [--quick] [--rounds 7] [--workloads mlp,c
 
 The same network, from the same weights, on the same batch, with Adam, in jnn, raw jax, flax (linen and nnx), equinox, haiku and
 torch, as far as they are installed (`pip install -e '.[benchmarks]'`); a process each. First all must agree: one step from
-the same weights has the same loss to 1e-5, three steps lead to losses within 1 %. Then they run in turns, some steps each,
+the same weights has the same loss to 1e-5, the second one to 1e-3, the third to 1e-2. Then they run in turns, some steps each,
 and the ratio of jnn's time to each other's is taken round by round.
 
   step   a compiled step in a Python loop, the loss waited for at the end
@@ -100,12 +100,13 @@ def _compare(name: str, peers: list[str], rounds: int, options) -> dict[str, Any
         for label, worker in workers.items():
             worker.ask(counts[label])
         times: dict[str, list[float]] = {label: [] for label in workers}
+        rng = np.random.default_rng(options.seed)
         for turn in range(rounds):
-            order = list(workers)
-            for label in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody always follows the same one
+            for label in rng.permutation(list(workers)):  # nobody always follows the same one
                 times[label].append(workers[label].ask(counts[label]))
             print(f"  turn {turn + 1} of {rounds}", flush=True)
         answers = {label: worker.answer for label, worker in workers.items()}
+        peaks = {label: worker.peak_rss for label, worker in workers.items()}
     found = {label: np.array(values) for label, values in times.items()}
     fastest = min((p for p in peers if p != "torch"), key=lambda p: float(np.median(found[p])), default=None)
     return {
@@ -116,16 +117,17 @@ def _compare(name: str, peers: list[str], rounds: int, options) -> dict[str, Any
         "in_fit": records.spread(found["jnn in fit"] / found["jnn"]),
         "in_sweep": records.spread(found["jnn in sweep"] / found["jnn"]),
         "fastest_jax_peer": fastest,
-        "compile_seconds": {label: a["compile_seconds"] for label, a in answers.items() if "compile_seconds" in a},
+        "compile_seconds": {label: a["compile_seconds"] for label, a in answers.items() if a.get("compile_seconds")},
         "memory_bytes": {label: a["memory_bytes"] for label, a in answers.items() if a.get("memory_bytes")},
-        "peak_rss_bytes": {label: a["peak_rss"] for label, a in answers.items()},
+        "peak_rss_bytes": peaks,
     }
 
 
 def _require_same(name, losses):
     ours = losses["jnn"]
     for label, theirs in losses.items():
-        if abs(theirs[0] - ours[0]) > 1e-5 * max(1, abs(ours[0])) or abs(theirs[2] - ours[2]) > 0.01 * max(1, abs(ours[2])):
+        # after a step some differ a little: torch and flax have other biases in a cell. None that does not learn would pass
+        if any(abs(a - b) > share * max(1, abs(b)) for a, b, share in zip(theirs, ours, (1e-5, 1e-3, 1e-2), strict=True)):
             sys.exit(f"{name}: {label} computes another network than jnn, losses {theirs} and {ours}")
 
 

@@ -302,7 +302,8 @@ def _unnormalized(q, k, v, visible):
         # not -inf: a step that sees nothing would be 0 / 0
         scores = jnp.where(visible, scores, jnp.finfo(dtype).min)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True, initial=jnp.finfo(dtype).min))
-    factor = 1 / jnp.sum(weights, axis=-1, keepdims=True)
+    # the sum holds the highest score's 1, unless there is no step to look at
+    factor = 1 / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1)
     y = jnp.einsum("...gqk,...kd->...gqd", weights.astype(v.dtype), v, preferred_element_type=dtype) * factor
     return y.astype(v.dtype), weights, factor
 

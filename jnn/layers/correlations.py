@@ -38,10 +38,15 @@ class Slide(NamedTuple):
     spread: tuple[int, ...]  # the distance of the entries of x, with zeros between
     dilation: tuple[int, ...]  # the distance of the window's entries
     groups: int
+    precision: Any = None  # of the products, as lax takes it
 
 
 def correlate(x, w, slide: Slide):
     """(batch, *spatial, in), (*window, in / groups, out) -> (batch, *spatial', out). One dtype."""
+    # read here, as a primitive's program is made when the context that set it has ended
+    slide = slide._replace(precision=jax.config.jax_default_matmul_precision)  # pyright: ignore[reportAttributeAccessIssue]
+    if jax.sharding.get_abstract_mesh().explicit_axes:
+        return _y(x, w, slide, None)  # whose derivatives know how their results are sharded
     return _products().y(x, w, slide, lanes=False)
 
 
@@ -65,6 +70,7 @@ def _y(x, w, slide, size):
         rhs_dilation=slide.dilation,
         dimension_numbers=_LAYOUTS[len(slide.stride)],
         feature_group_count=slide.groups,
+        precision=slide.precision,
     )
 
 
@@ -82,13 +88,14 @@ def _dw(x, dy, slide, size):
 
 
 def _cpu_y(x, w, slide, size):
-    return x @ w.reshape(w.shape[-2:]) if _is_dense(slide, w.shape[:-2]) else _y(x, w, slide, size)
+    dense = _is_dense(slide, w.shape[:-2])
+    return jnp.matmul(x, w.reshape(w.shape[-2:]), precision=slide.precision) if dense else _y(x, w, slide, size)
 
 
 def _cpu_dx(dy, w, slide, size):
     axes = range(len(size))
     if _is_dense(slide, w.shape[:-2]):
-        return dy @ w.reshape(w.shape[-2:]).T
+        return jnp.matmul(dy, w.reshape(w.shape[-2:]).T, precision=slide.precision)
     ins, outs = w.shape[-2], w.shape[-1] // slide.groups
     mirrored = jnp.flip(w, axes).reshape(*w.shape[:-1], slide.groups, outs)
     mirrored = jnp.moveaxis(mirrored, -3, -1).swapaxes(-2, -3).reshape(*w.shape[:-2], outs, slide.groups * ins)
@@ -97,13 +104,13 @@ def _cpu_dx(dy, w, slide, size):
         extent = (w.shape[i] - 1) * slide.dilation[i] + 1
         low = extent - 1 - slide.pads[i][0]
         pads.append((low, (size[i] - 1) * slide.spread[i] + extent - (dy.shape[1 + i] - 1) * slide.stride[i] - 1 - low))
-    back = Slide(slide.spread, tuple(pads), slide.stride, slide.dilation, slide.groups)
+    back = Slide(slide.spread, tuple(pads), slide.stride, slide.dilation, slide.groups, slide.precision)
     return _y(dy, mirrored, back, None)
 
 
 def _cpu_dw(x, dy, slide, size):
     if _is_dense(slide, size):
-        dw = x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+        dw = jnp.matmul(x.reshape(-1, x.shape[-1]).T, dy.reshape(-1, dy.shape[-1]), precision=slide.precision)
         return dw.reshape(*size, *dw.shape)
     axes = range(len(size))
     pads = []
@@ -122,6 +129,7 @@ def _cpu_dw(x, dy, slide, size):
             rhs_dilation=slide.stride,
             dimension_numbers=_LAYOUTS[len(size)],
             batch_group_count=slide.groups,
+            precision=slide.precision,
             preferred_element_type=wide(x.dtype),
         )
 
@@ -173,7 +181,7 @@ def _primitive(name, plain, cpu):
     def abstract(a, b, **how):
         (out,) = jax.make_jaxpr(partial(everywhere, **how))(a, b).out_avals
         # what varies in a `shard_map` is known of the operands only
-        return a.update(shape=out.shape, dtype=out.dtype, sharding=out.sharding)
+        return a.update(shape=out.shape, dtype=out.dtype, weak_type=out.weak_type, sharding=out.sharding)
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("slide", "size", "lanes")))
@@ -183,21 +191,26 @@ def _primitive(name, plain, cpu):
     return primitive
 
 
-def _batch(primitive, operands, axes, *, lanes, **how):
-    """What is mapped becomes more examples, where the other operand is the same for all; else more lanes."""
+def _batch(primitive, operands, axes: Any, *, lanes, **how):
+    """What is mapped becomes more examples, or more features of the output, where the other operand is the same for all; else
+    more lanes."""
     (a, b), (a_axis, b_axis) = operands, axes
     if not lanes and b_axis is None and primitive is not _products().to_w:
         a = jnp.moveaxis(a, a_axis, 0)
-        out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, lanes=False, **how)
+        out = primitive.bind(a.reshape(math.prod(a.shape[:2]), *a.shape[2:]), b, lanes=False, **how)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+    if not lanes and a_axis is None and primitive is not _products().to_x and how["slide"].groups == 1:
+        b = jnp.moveaxis(b, b_axis, -2)  # pyright: ignore[reportArgumentType]
+        out = primitive.bind(a, b.reshape(*b.shape[:-2], math.prod(b.shape[-2:])), lanes=False, **how)
+        return out.reshape(*out.shape[:-1], *b.shape[-2:]), out.ndim - 1
     size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
 
     def in_front(x, axis):
         x = jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
-        return x.reshape(-1, *x.shape[2:]) if lanes else x
+        return x.reshape(math.prod(x.shape[:2]), *x.shape[2:]) if lanes else x
 
     out = primitive.bind(in_front(a, a_axis), in_front(b, b_axis), lanes=True, **how)
-    return out.reshape(size, -1, *out.shape[1:]) if lanes else out, 0
+    return out.reshape(size, out.shape[0] // max(size, 1), *out.shape[1:]) if lanes else out, 0
 
 
 def _spatial(like, lanes):

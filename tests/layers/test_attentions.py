@@ -241,8 +241,11 @@ def test_lengths_of_queries_and_of_memory(key):
 def test_a_memory_of_no_steps_gives_zeros(key):
     layer = jnn.attention(2)
     x = jnp.ones((3, 4, 8)), jnp.ones((3, 0, 6))
-    y, _ = layer.apply(parameters(layer, x), {}, x)
+    params = parameters(layer, x)
+    y, _ = layer.apply(params, {}, x)
     np.testing.assert_array_equal(y, np.zeros((3, 4, 8)))
+    gradient = jax.grad(lambda p: jnp.sum(layer.apply(p, {}, x)[0]))(params)
+    chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, params))
 
 
 @pytest.mark.parametrize("leading", [(), (3,)], ids=["one mask", "one for each"])

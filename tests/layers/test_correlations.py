@@ -136,3 +136,17 @@ def test_no_examples_give_a_gradient_of_zeros(key):
     params, _ = layer.init(key, x)
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(layer.apply(p, {}, x)[0])))(params)
     chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, params))
+
+
+def test_the_precision_of_a_context_inside_of_a_traced_function_holds():
+    x, w, slide = operands("plain")
+
+    def text(product):
+        def loss(x, w):
+            with jax.default_matmul_precision("highest"):
+                return jnp.sum(jnp.sin(product(x, w, slide)))
+
+        gradient = jax.jit(jax.grad(loss, (0, 1)))
+        return jax.export.export(gradient, platforms=["cuda"])(*(a.astype(jnp.float32) for a in (x, w))).mlir_module()
+
+    assert text(correlate).count("HIGHEST") == text(plain).count("HIGHEST") > 0

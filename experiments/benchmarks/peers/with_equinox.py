@@ -209,3 +209,4 @@ NETWORKS = {
     "resnet": _build(_resnet),
 }
 wait = float
+COMPILES = True

@@ -128,3 +128,4 @@ FORWARDS = {"mlp": _mlp, "cnn": _cnn, "lstm": _lstm, "gpt": _gpt, "resnet": _res
 NETWORKS = {name: _build(name, forward) for name, forward in FORWARDS.items()}
 prepare = jax.device_put
 wait = float
+COMPILES = True

@@ -177,3 +177,4 @@ NETWORKS = {
 }
 prepare = jax.device_put
 wait = float
+COMPILES = True

@@ -68,3 +68,4 @@ def _build(name):
 NETWORKS = {name: _build(name) for name in MODELS}
 prepare = jax.device_put
 wait = float
+COMPILES = True

@@ -188,3 +188,4 @@ NETWORKS = {
 }
 prepare = jax.device_put
 wait = float
+COMPILES = True

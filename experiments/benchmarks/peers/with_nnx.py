@@ -166,3 +166,4 @@ NETWORKS = {
 }
 prepare = jax.device_put
 wait = float
+COMPILES = True

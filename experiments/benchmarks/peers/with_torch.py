@@ -182,3 +182,4 @@ NETWORKS = {
     "resnet": _build(_resnet),
 }
 wait = float
+COMPILES = DEVICE == "cuda"
