@@ -1,8 +1,7 @@
 """Activations: plain functions of an array, each of them a layer as it is: `serial(dense(64), relu, dense(10))`.
 
 Most are jax.nn's own; `gelu` and `silu` have its values, and a derivative that keeps less; `softmax` and `log_softmax`
-compute half precision in float32. Arguments beyond x are given by a
-function: `lambda x: leaky_relu(x, 0.2)`.
+compute half precision in float32. Arguments beyond x are given by a function: `lambda x: leaky_relu(x, 0.2)`.
 
     identity      x
     heaviside     1 where x >= 0, else 0; its derivative is 0        McCulloch & Pitts 1943; Rosenblatt 1958

@@ -23,7 +23,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ PEERS = {"jax": "jax", "linen": "flax", "nnx": "flax", "equinox": "equinox", "ha
 WITHOUT = {("gru", "haiku")}  # it has no such cell
 QUICK = {"workloads": ("mlp", "lstm"), "peers": ("jax", "linen", "torch")}
 DEEP = "gpt_48"  # compiled only
+TIMED = [name for name in WORKLOADS if name != DEEP]
 
 
 def main(arguments=None):
@@ -46,15 +48,15 @@ def main(arguments=None):
     parser.add_argument(
         "--quick", action="store_true", help=f"{', '.join(QUICK['workloads'])} beside {', '.join(QUICK['peers'])}"
     )
-    parser.add_argument("--workloads", help=f"of {', '.join(WORKLOADS)}; default all")
+    parser.add_argument("--workloads", help=f"of {', '.join(TIMED)}; default all")
     parser.add_argument("--peers", help=f"of {', '.join(PEERS)}; default all that are installed")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     options = parser.parse_args(arguments)
-    rounds = options.rounds or (3 if options.quick else 7)
+    rounds = options.rounds if options.rounds is not None else 3 if options.quick else 7
     if rounds < 1:
         parser.error("--rounds must be at least 1")
-    chosen = _chosen(parser, options.workloads, [w for w in WORKLOADS if w != DEEP], QUICK["workloads"], options.quick)
+    chosen = _chosen(parser, options.workloads, TIMED, QUICK["workloads"], options.quick)
     peers = _chosen(parser, options.peers, list(PEERS), QUICK["peers"], options.quick)
     missing = [peer for peer in peers if importlib.util.find_spec(PEERS[peer]) is None]
     if missing:
@@ -131,22 +133,15 @@ def _require_same(name, losses):
             sys.exit(f"{name}: {label} computes another network than jnn, losses {theirs} and {ours}")
 
 
-class _weights:  # noqa: N801  a context, as tempfile's
+@contextmanager
+def _weights(name: str, seed: int) -> Iterator[Path]:
     """A file of jnn's initial parameters."""
+    from experiments.benchmarks.peers import with_jnn
 
-    def __init__(self, name: str, seed: int):
-        self.name, self.seed = name, seed
-
-    def __enter__(self) -> Path:
-        from experiments.benchmarks.peers import with_jnn
-
-        self.folder = tempfile.TemporaryDirectory()
-        file = Path(self.folder.name) / "weights.npz"
-        np.savez(file, **with_jnn.weights_of(self.name, self.seed))
-        return file
-
-    def __exit__(self, *_):
-        self.folder.cleanup()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.npz"
+        np.savez(file, **with_jnn.weights_of(name, seed))
+        yield file
 
 
 def _compile(seed: int, peers: list[str]) -> dict[str, float]:

@@ -4,6 +4,7 @@
 two questions the child waits on its input and costs nothing.
 """
 
+import functools
 import importlib
 import json
 import resource
@@ -21,7 +22,7 @@ SWEPT = 8  # models in the context "sweep"
 
 
 class Worker:
-    """A contestant: ask it with a word and numbers, get what it answers."""
+    """A contestant in a process of its own: `answer` is what it said of itself at the start, `ask` has it take steps."""
 
     def __init__(self, module: str, workload: str, context: str, weights: Path):
         self.name = f"{module}, {workload}, {context}"
@@ -71,15 +72,13 @@ def _steps(peer, workload, weights):
     """A Python loop over the compiled step, one batch, the loss waited for at the end."""
     batch = peer.prepare(workloads.batch(workload))
     state, step = peer.NETWORKS[workload](weights)
-    memory = None
+    seconds = memory = None
     if hasattr(step, "lower"):
         began = time.perf_counter()
         analysis = step.lower(state, batch).compile().memory_analysis()
         seconds = time.perf_counter() - began
         memory = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
         memory -= analysis.alias_size_in_bytes
-    else:
-        seconds = None
     losses = []
     began = time.perf_counter()
     for _ in range(3):
@@ -128,15 +127,17 @@ def _sweep(peer, workload, weights):
     size = workloads.WORKLOADS[workload].inputs[0]
     data = jax.device_put(workloads.batch(workload, examples=4 * size))
     rates = jnp.logspace(-4, -3, SWEPT)
-    trains = {}
 
-    def run(steps):
+    @functools.cache  # one function a count of steps, as each is compiled once
+    def training(steps):
         def train(rate, key, data):
             return jnn.fit(peer.training_of(workload, rate), data, key=key, steps=steps, batch_size=size).history["loss"]
 
-        train = trains.setdefault(steps, train)
+        return train
+
+    def run(steps):
         began = time.perf_counter()
-        jax.block_until_ready(jnn.sweep(train, rates, seeds=1, data=data))
+        jax.block_until_ready(jnn.sweep(training(steps), rates, seeds=1, data=data))
         return (time.perf_counter() - began) / steps / SWEPT
 
     return _after_first(run), {}

@@ -1,7 +1,5 @@
 """Attention: each step of a sequence looks at others and takes in what it finds there."""
 
-import functools
-import math
 from typing import Any
 
 import jax
@@ -13,6 +11,7 @@ from jnn.initializers import lecun_normal, zeros
 from jnn.layers.checks import keys_for, require_dtype, require_floating, require_width, taken, taken_state
 from jnn.layers.embeddings import angles, next_positions
 from jnn.layers.linear import dense
+from jnn.layers.mixtures import attend, attend_plainly, visible_steps
 from jnn.layers.products import affine
 from jnn.layers.sequences import checked_lengths, pair_of, valid_steps
 from jnn.numbers import whole, wide
@@ -99,7 +98,7 @@ def attention(
         queries, memory = _without_padding(queries, query_lengths), _without_padding(memory, memory_lengths)
         q, k, v = heads_of(parts, queries, memory, jnp.arange(queries.shape[-2], dtype=jnp.int32))
         # what is causal and counts sees only what counts
-        y = _attend(q, k, v, causal=causal, lengths=None if causal else memory_lengths, mask=mask)
+        y = attend(q, k, v, causal=causal, lengths=None if causal else memory_lengths, mask=mask)
         y = joined(parts, y)
         for counts in _counting(queries, memory, causal, query_lengths, memory_lengths, mask):
             y = jnp.where(counts[..., None], y, 0)
@@ -123,7 +122,7 @@ def attention(
 
         k, v = written(k_before, k_new), written(v_before, v_new)
         visible = jnp.arange(length, dtype=jnp.int32) <= positions[:, None]
-        y = joined(parts, _plain(q, k.astype(x.dtype), v.astype(x.dtype), visible))
+        y = joined(parts, attend_plainly(q, k.astype(x.dtype), v.astype(x.dtype), visible))
         y = jnp.where(inside[:, None], y, jnp.nan)
         return y, {"k": k, "v": v, "position": position + x.shape[-2]}
 
@@ -205,25 +204,12 @@ def _without_padding(x, lengths):
     return x if lengths is None else jnp.where(valid_steps(lengths, x)[..., None], x, 0)
 
 
-def _visible(query_time, memory_time, causal, lengths, mask):
-    """(..., time, memory time): whether a step may look at another; None where all may."""
-    steps = jnp.arange(memory_time, dtype=jnp.int32)
-    conditions = []
-    if causal:
-        conditions.append(steps <= jnp.arange(query_time, dtype=jnp.int32)[:, None])
-    if lengths is not None:
-        conditions.append(steps < lengths[..., None, None])
-    if mask is not None:
-        conditions.append(mask)
-    return functools.reduce(jnp.logical_and, conditions) if conditions else None
-
-
 def _counting(queries, memory, causal, query_lengths, memory_lengths, mask):
     """Arrays (..., time), False where a step is padding or sees nothing."""
     if query_lengths is not None:
         yield valid_steps(query_lengths, queries)
     if mask is not None:
-        visible: Any = _visible(queries.shape[-2], memory.shape[-2], causal, memory_lengths, mask)
+        visible: Any = visible_steps(queries.shape[-2], memory.shape[-2], causal, memory_lengths, mask)
         yield jnp.any(visible, axis=-1)
     elif memory_lengths is not None:
         yield memory_lengths[..., None] > 0
@@ -238,128 +224,3 @@ def _turned(x, positions):
     first, second = jnp.split(x.astype(angle.dtype), 2, axis=-1)
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
-
-
-def _attend(q, k, v, *, causal, lengths, mask):
-    """(..., time, heads, size), (..., memory time, kv_heads, size) twice -> (..., time, heads, size)"""
-
-    def plain(q, k, v, lengths):
-        if causal and mask is None:
-            return _in_blocks(q, k, v)
-        return _plain(q, k, v, _visible(q.shape[-3], k.shape[-3], causal, lengths, mask))
-
-    if mask is not None or not _fused_takes(q, k, v, causal, lengths):
-        return plain(q, k, v, lengths)
-    fused = functools.partial(_fused, causal=causal)
-    return jax.lax.platform_dependent(q, k, v, lengths, cuda=fused, default=plain)
-
-
-def _plain(q, k, v, visible):
-    """A step that sees nothing gets some finite mixture."""
-    parts = _heads_first(q, k, v)
-    y = _mixture(*parts, None if visible is None else jnp.expand_dims(visible, (-4, -3)))
-    return jnp.moveaxis(y, -2, -4).reshape(q.shape)
-
-
-def _in_blocks(q, k, v):
-    """Causal attention, a few steps at a time: together they look at little more than half of what all look at."""
-    time = q.shape[-3]
-    block = max(-(-time // _BLOCKS), _LEAST)
-    # laid out here: XLA would do it, and what led to them, once more for each block
-    heads_q, heads_k, heads_v = jax.lax.optimization_barrier(_heads_first(q, k, v))
-    ys = []
-    for start in range(0, time, block):
-        end = min(start + block, time)
-        steps = jnp.arange(start, end, dtype=jnp.int32)
-        visible = jnp.arange(end, dtype=jnp.int32) <= steps[:, None]
-        ys.append(_mixture(heads_q[..., start:end, :], heads_k[..., :end, :], heads_v[..., :end, :], visible))
-    return jnp.moveaxis(jnp.concatenate(ys, -2), -2, -4).reshape(q.shape) if ys else q
-
-
-def _heads_first(q, k, v):
-    """(..., time, heads, size) -> q (..., kv_heads, group, time, size), k and v (..., kv_heads, memory time, size)"""
-    kv_heads, size = k.shape[-2:]
-    grouped = q.reshape(*q.shape[:-2], kv_heads, q.shape[-2] // kv_heads, size)
-    return jnp.moveaxis(grouped, -4, -2), jnp.moveaxis(k, -3, -2), jnp.moveaxis(v, -3, -2)
-
-
-_BLOCKS, _LEAST = 4, 64
-
-
-@jax.custom_jvp
-def _mixture(q, k, v, visible):
-    """softmax(q k^T / sqrt(size)) v: (..., heads, group, time, size), (..., heads, memory time, size) twice -> as q.
-
-    The derivative keeps one array of the scores' size, where jax's own keeps three, and normalises after the product."""
-    return _unnormalized(q, k, v, visible)[0]
-
-
-def _unnormalized(q, k, v, visible):
-    """-> y, exp(scores - highest) (..., heads, group, time, memory time), one over their sums (..., time, 1)"""
-    dtype = wide(q.dtype)
-    scores = jnp.einsum("...gqd,...kd->...gqk", q, k, preferred_element_type=dtype) * (1 / math.sqrt(q.shape[-1]))
-    if visible is not None:
-        # not -inf: a step that sees nothing would be 0 / 0
-        scores = jnp.where(visible, scores, jnp.finfo(dtype).min)
-    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True, initial=jnp.finfo(dtype).min))
-    # the sum holds the highest score's 1, unless there is no step to look at
-    factor = 1 / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1)
-    y = jnp.einsum("...gqk,...kd->...gqd", weights.astype(v.dtype), v, preferred_element_type=dtype) * factor
-    return y.astype(v.dtype), weights, factor
-
-
-@_mixture.defjvp
-def _mixture_jvp(primals, tangents):
-    q, k, v, visible = primals
-    d_q, d_k, d_v, _ = tangents
-    dtype = wide(q.dtype)
-    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
-    y, weights, factor = _unnormalized(q, k, v, visible)
-    d_scores = product("...gqd,...kd->...gqk", d_q, k) + product("...gqd,...kd->...gqk", q, d_k)
-    # less the weighted mean, as the weights' sum stays what it is
-    d_scores = d_scores - jnp.sum(weights * d_scores, axis=-1, keepdims=True) * factor
-    changed = (weights * d_scores * (1 / math.sqrt(q.shape[-1]))).astype(v.dtype)
-    d_y = product("...gqk,...kd->...gqd", changed, v) + product("...gqk,...kd->...gqd", weights.astype(v.dtype), d_v)
-    return y, (d_y * factor).astype(y.dtype)
-
-
-def _fused_takes(q, k, v, causal, lengths) -> bool:
-    """Whether cuDNN is there and has a kernel for these, forward and backward."""
-    if q.dtype not in (jnp.bfloat16, jnp.float16) or not q.size or not k.size:
-        return False
-    # elsewhere its backward pass has given NaN (NVIDIA/cudnn-frontend, issues 160 and 1072)
-    if q.shape[-3] % 128 or k.shape[-3] % 128:
-        return False
-
-    def forward_and_backward(q, k, v, lengths):
-        y, gradient = jax.vjp(lambda q, k, v: _fused(q, k, v, lengths, causal=causal), q, k, v)
-        return gradient(y)
-
-    try:
-        jax.eval_shape(forward_and_backward, q, k, v, lengths)
-    except RuntimeError:  # jax's own checks, NotImplementedError among them; without them no program could be traced
-        return False
-    return True
-
-
-def _fused(q, k, v, lengths, *, causal):
-    shape = q.shape
-    q, k, v = (a.reshape(math.prod(a.shape[:-3]), *a.shape[-3:]) for a in (q, k, v))
-    arrays, counts = {"query": q, "key": k, "value": v}, {}
-    if lengths is not None:
-        lengths = lengths.reshape(len(q))
-        valid = jnp.arange(k.shape[1], dtype=jnp.int32) < lengths[:, None]
-        # what the kernel leaves unwritten in the gradient of the padding ends here
-        arrays |= {name: jnp.where(valid[..., None, None], arrays[name], 0) for name in ("key", "value")}
-        counts["query_seq_lengths"] = jnp.full_like(lengths, q.shape[1])
-        counts["key_value_seq_lengths"] = jnp.maximum(lengths, 1)
-    tied = _tie(arrays | counts)
-    y = jax.nn.dot_product_attention(**tied(arrays | counts), is_causal=causal, implementation="cudnn")
-    return tied(y).reshape(shape)
-
-
-def _tie(arrays):
-    """A function that gives each array back as it is, but batched under vmap if one of `arrays` is: jax's rule for the kernel
-    and its derivative takes all batched or none."""
-    same = functools.reduce(jnp.logical_and, [a.reshape(-1)[0] == a.reshape(-1)[0] for a in jax.tree.leaves(arrays)])
-    return lambda tree: jax.tree.map(lambda a: jnp.where(same, a, a), tree)

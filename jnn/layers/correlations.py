@@ -44,7 +44,7 @@ class Slide(NamedTuple):
 def correlate(x, w, slide: Slide):
     """(batch, *spatial, in), (*window, in / groups, out) -> (batch, *spatial', out). One dtype."""
     # read here, as a primitive's program is made when the context that set it has ended
-    slide = slide._replace(precision=jax.config.jax_default_matmul_precision)  # pyright: ignore[reportAttributeAccessIssue]
+    slide = slide._replace(precision=getattr(jax.config, "jax_default_matmul_precision"))  # noqa: B009  pyright knows no such name
     if jax.sharding.get_abstract_mesh().explicit_axes:
         return _y(x, w, slide, None)  # whose derivatives know how their results are sharded
     return _products().y(x, w, slide, lanes=False)
@@ -191,7 +191,7 @@ def _primitive(name, plain, cpu):
     return primitive
 
 
-def _batch(primitive, operands, axes: Any, *, lanes, **how):
+def _batch(primitive, operands, axes, *, lanes, **how):
     """What is mapped becomes more examples, or more features of the output, where the other operand is the same for all; else
     more lanes."""
     (a, b), (a_axis, b_axis) = operands, axes
@@ -200,7 +200,8 @@ def _batch(primitive, operands, axes: Any, *, lanes, **how):
         out = primitive.bind(a.reshape(math.prod(a.shape[:2]), *a.shape[2:]), b, lanes=False, **how)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
     if not lanes and a_axis is None and primitive is not _products().to_x and how["slide"].groups == 1:
-        b = jnp.moveaxis(b, b_axis, -2)  # pyright: ignore[reportArgumentType]
+        assert b_axis is not None  # one of them is mapped
+        b = jnp.moveaxis(b, b_axis, -2)
         out = primitive.bind(a, b.reshape(*b.shape[:-2], math.prod(b.shape[-2:])), lanes=False, **how)
         return out.reshape(*out.shape[:-1], *b.shape[-2:]), out.ndim - 1
     size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jnn
-from jnn.layers.attentions import _fused, _plain, _visible
+from jnn.layers.mixtures import attend_fused, attend_plainly, visible_steps
 
 from layer_properties import Case, LayerProperties, filled, untrained
 
@@ -146,7 +146,7 @@ def test_grouped_heads_are_those_of_jax(causal, key):
 
 
 def test_attention_equals_torch(key):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     layer = jnn.attention(2, causal=True)
     x = jax.random.normal(key, (3, 5, 8))
     params = parameters(layer, x)
@@ -490,9 +490,9 @@ def test_the_fused_kernel_is_called_with_what_the_plain_path_computes(causal, le
     def gradients(attend):
         return jax.jit(jax.value_and_grad(lambda q, k, v: jnp.sum(towards * attend(q, k, v)), (0, 1, 2)))(q, k, v)
 
-    visible = _visible(8, 8, causal, lengths, None)
-    expected = gradients(lambda q, k, v: _plain(q, k, v, visible))
-    found = gradients(lambda q, k, v: _fused(q, k, v, lengths, causal=causal))
+    visible = visible_steps(8, 8, causal, lengths, None)
+    expected = gradients(lambda q, k, v: attend_plainly(q, k, v, visible))
+    found = gradients(lambda q, k, v: attend_fused(q, k, v, lengths, causal=causal))
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -35,19 +35,19 @@ def training_of(name: str, learning_rate=LEARNING_RATE) -> jnn.Training:
     return jnn.training(objective, jnn.optim.adam(learning_rate))
 
 
+def _input(name: str) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(WORKLOADS[name].inputs, jnp.int32 if WORKLOADS[name].is_text else jnp.float32)
+
+
 def weights_of(name: str, seed: int = 0) -> dict:
     """Initial parameters, path -> array."""
-    dtype = jnp.int32 if WORKLOADS[name].is_text else jnp.float32
-    x = jax.ShapeDtypeStruct(WORKLOADS[name].inputs, dtype)
-    params, _ = jax.jit(lambda key: MODELS[name].init(key, x))(jax.random.key(seed))
+    params, _ = jax.jit(lambda key: MODELS[name].init(key, _input(name)))(jax.random.key(seed))
     return jnn.tree.flatten(params)
 
 
 def start_of(name: str, weights) -> jnn.TrainState:
     """The TrainState whose parameters are `weights`."""
-    dtype = jnp.int32 if WORKLOADS[name].is_text else jnp.float32
-    x = jax.ShapeDtypeStruct(WORKLOADS[name].inputs, dtype)
-    start = jax.jit(lambda key: training_of(name).init(key, (x,)))(jax.random.key(0))
+    start = jax.jit(lambda key: training_of(name).init(key, (_input(name),)))(jax.random.key(0))
     return start._replace(params=jnn.tree.unflatten({path: jnp.asarray(w) for path, w in weights.items()}))
 
 
