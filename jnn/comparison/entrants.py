@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jnn import optim
 from jnn.comparison.errors import InputError
-from jnn.comparison.spaces import DEFAULT, DEFAULTS, Space, fixed
+from jnn.comparison.spaces import DEFAULT, SPACES, Space, fixed
 from jnn.comparison.tasks import Task, did_you_mean
 from jnn.optim.updates import call_update, difference
 from jnn.trainings import training
@@ -35,6 +35,8 @@ class Entrant(NamedTuple):
     space: dict[str, Space]  # the learning rate first
     scheduled: bool  # it takes `steps`: the schedule is its own, and the task's does not scale its updates
     source: str | None  # SHA-256 of the file that defines the factory
+    trials: int = 1  # search points per study
+    steps: int | None = None  # instead of the task's
 
 
 def find_factory(spec: str) -> Callable:
@@ -91,17 +93,20 @@ def _can_import_from(folder: Path):
         sys.path.insert(0, str(folder.resolve()))
 
 
-def enter(name: str, factory: Callable, space: Mapping[str, Any]) -> Entrant:
-    """Checks a factory's signature against its space, which the default learning rate completes."""
+def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool = False) -> Entrant:
+    """Checks a factory's signature against its space, which the default learning rate completes; with `wide` also all else
+    that the table of spaces has for it."""
     if not callable(factory):
         raise InputError(f"{name}: expected a function of hyperparameters, got {type(factory).__name__} {factory!r}")
     parameters = inspect.signature(factory).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    scheduled = "steps" in parameters
+    taken = parameters if scheduled else [*parameters, "warmup"]  # a share of the steps, of the schedule that all share
     for hyperparameter in space:
-        if hyperparameter not in parameters and not open_ended:
+        if hyperparameter not in taken and not open_ended:
             raise InputError(
-                f"{name} takes no hyperparameter {hyperparameter!r}{did_you_mean(hyperparameter, parameters)}; "
-                f"it takes {', '.join(parameters) or 'none'}"
+                f"{name} takes no hyperparameter {hyperparameter!r}{did_you_mean(hyperparameter, taken)}; "
+                f"it takes {', '.join(taken) or 'none'}"
             )
     for hyperparameter, interval in space.items():
         if not isinstance(interval, Space | int | float):
@@ -110,8 +115,13 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any]) -> Entrant:
                 f"got {interval!r}"
             )
     full: dict[str, Any] = dict(space)
+    known = _known_spaces(factory)
     if "learning_rate" not in full and ("learning_rate" in parameters or open_ended):
-        full["learning_rate"] = _default_learning_rate(factory)
+        full["learning_rate"] = known.get("learning_rate", DEFAULT)
+    elif not full and known:  # the one that stands for it
+        full = dict([next(iter(known.items()))])
+    if wide:
+        full = {key: interval for key, interval in known.items() if key in taken} | full
     if not full:
         raise InputError(f"{name} takes no learning_rate: give the space of a hyperparameter that it takes")
     for parameter in parameters.values():
@@ -123,12 +133,12 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any]) -> Entrant:
             raise InputError(f"{name} needs a value for {parameter.name}: give it a space")
     full = {key: value if isinstance(value, Space) else fixed(value) for key, value in full.items()}
     ordered = dict(sorted(full.items(), key=lambda item: item[0] != "learning_rate"))
-    return Entrant(name, factory, ordered, "steps" in parameters, _source_hash(factory))
+    return Entrant(name, factory, ordered, scheduled, _source_hash(factory))
 
 
-def _default_learning_rate(factory) -> Space:
+def _known_spaces(factory) -> Mapping[str, Space]:
     library = getattr(factory, "__module__", "").partition(".")[0]
-    return DEFAULTS.get(factory.__name__, DEFAULT) if library in ("jnn", "optax") else DEFAULT
+    return SPACES.get(factory.__name__, {}) if library in ("jnn", "optax") else {}
 
 
 def _evaluates_other_parameters(opt_state) -> bool:
@@ -151,11 +161,31 @@ def _source_hash(factory) -> str | None:
 def build(entrant: Entrant, task: Task, hyperparameters: Mapping[str, Any]) -> Optimizer:
     """The optimizer as it runs on a task, with these hyperparameters, numbers or traced scalars."""
     extra = {"steps": task.steps} if entrant.scheduled else {}
-    optimizer = entrant.factory(**hyperparameters, **extra)
+    own = {name: value for name, value in hyperparameters.items() if name != "warmup" or _takes(entrant.factory, name)}
+    optimizer = entrant.factory(**own, **extra)
     if not is_pair(optimizer):
         raise InputError(f"{entrant.name} returned {type(optimizer).__name__}, not a pair of functions (init, update)")
     optimizer = Optimizer(*optimizer)
-    return optimizer if entrant.scheduled else _scaled(optimizer, task.schedule(task.steps))
+    if entrant.scheduled:
+        return optimizer
+    schedule = task.schedule(task.steps)
+    if len(own) < len(hyperparameters):
+        schedule = _after_warmup(schedule, hyperparameters["warmup"], task.steps)
+    return _scaled(optimizer, schedule)
+
+
+def _takes(factory, name: str) -> bool:
+    return name in inspect.signature(factory).parameters
+
+
+def _after_warmup(schedule: Callable, share, steps: int) -> Callable:
+    """The schedule times a ramp from 1 / length to 1 over its first `share` of the steps."""
+
+    def warmed(count):
+        length = jnp.maximum(jnp.asarray(share).astype(jnp.float32) * jnp.float32(steps), jnp.float32(1))
+        return schedule(count) * jnp.minimum((count + 1).astype(jnp.float32) / length, jnp.float32(1))
+
+    return warmed
 
 
 def _scaled(optimizer: Optimizer, schedule: Callable) -> Optimizer:

@@ -67,9 +67,11 @@ class Comparison:
         return fragment(self)
 
 
-def collect(plan: "Plan", cells: "dict[tuple[str, str], Cell]", seconds: float) -> Comparison:
+def collect(plan: "Plan", cells: "dict[tuple[str, str], Cell]", timing: dict, seconds: float) -> Comparison:
     """Statistics and tables of the cells of a plan."""
     import pandas as pd
+
+    from jnn.comparison.plans import count_trainings
 
     trials = pd.DataFrame([row for (task, name), cell in cells.items() for row in _rows(task, name, cell)])
     return Comparison(
@@ -80,7 +82,7 @@ def collect(plan: "Plan", cells: "dict[tuple[str, str], Cell]", seconds: float) 
         environment={
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
-            "trainings": len(cells) * plan.studies * (plan.trials + 1),
+            "trainings": sum(count_trainings(plan).values()),
             **environment.describe(),
         },
     )
@@ -169,7 +171,7 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
     concrete = sorted({name for (_, name), traced in plan.traced.items() if not traced})
     return {
         "reference": plan.reference,
-        "trials": plan.trials,
+        "trials": next(e.trials for e in plan.entrants if e.name == plan.reference),
         "studies": plan.studies,
         "margin": plan.margin,
         "seed": plan.seed,

@@ -9,7 +9,7 @@ import pytest
 import jnn
 from jnn.comparison import entrants
 from jnn.comparison.errors import InputError
-from jnn.comparison.spaces import DEFAULT, DEFAULTS, fixed, log_uniform
+from jnn.comparison.spaces import DEFAULT, SPACES, fixed, log_uniform
 
 from tiny import tiny_task
 
@@ -31,8 +31,8 @@ def test_a_file_can_import_what_lies_beside_it(tmp_path):
 
 def test_the_learning_rate_gets_a_default_and_comes_first():
     momentum = entrants.enter("m", jnn.optim.momentum, {"momentum": 0.5})
-    assert list(momentum.space.items()) == [("learning_rate", DEFAULTS["momentum"]), ("momentum", fixed(0.5))]
-    assert entrants.enter("lion", optax.lion, {}).space == {"learning_rate": DEFAULTS["lion"]}
+    assert list(momentum.space.items()) == [("learning_rate", SPACES["momentum"]["learning_rate"]), ("momentum", fixed(0.5))]
+    assert entrants.enter("lion", optax.lion, {}).space == {"learning_rate": SPACES["lion"]["learning_rate"]}
 
 
 def test_a_users_function_gets_the_general_default_whatever_its_name():
