@@ -16,11 +16,23 @@ from jnn import optim
 from jnn.comparison.errors import InputError
 from jnn.comparison.spaces import DEFAULT, SPACES, Space, fixed
 from jnn.comparison.tasks import Task, did_you_mean
+from jnn.optim.averages import judges_by_others
 from jnn.optim.updates import call_update, difference
 from jnn.trainings import training
 from jnn.types import Optimizer, is_pair
 
-NOT_OPTIMIZERS = {"apply_updates"}
+NOT_OPTIMIZERS = {  # what jnn.optim has beside them
+    "accumulate",
+    "apply_updates",
+    "chain",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "ema_params",
+    "eval_params",
+    "freeze",
+    "max_norm",
+    "weight_decay",
+}
 
 
 class CandidateError(InputError):
@@ -141,15 +153,6 @@ def _known_spaces(factory) -> Mapping[str, Space]:
     return SPACES.get(factory.__name__, {}) if library in ("jnn", "optax") else {}
 
 
-def _evaluates_other_parameters(opt_state) -> bool:
-    nodes = jax.tree.leaves(opt_state, is_leaf=_is_schedule_free)
-    return any(map(_is_schedule_free, nodes))
-
-
-def _is_schedule_free(node) -> bool:
-    return type(node).__name__ == "ScheduleFreeState"  # optax.contrib's; Defazio et al. 2024
-
-
 def _source_hash(factory) -> str | None:
     try:
         file = inspect.getsourcefile(inspect.unwrap(factory))
@@ -188,8 +191,21 @@ def _after_warmup(schedule: Callable, share, steps: int) -> Callable:
     return warmed
 
 
+def schedule_of(entrant: Entrant, task: Task, batch) -> str:
+    """Whose schedule the optimizer follows on a task: "its own", "the task's", or "none" for one that is judged by other
+    parameters than it trains. Such a one keeps averages or accepted points in its state, which scaled updates would miss."""
+    if entrant.scheduled:
+        return "its own"
+    middle = {name: space.value(0.5) for name, space in entrant.space.items()}
+
+    def init(key):
+        return training(task.objective, build(entrant, task, middle)).init(key, batch).opt_state
+
+    return "none" if judges_by_others(jax.eval_shape(init, jax.random.key(0))) else "the task's"
+
+
 def _scaled(optimizer: Optimizer, schedule: Callable) -> Optimizer:
-    """The optimizer with its updates multiplied by a schedule of the step."""
+    """The optimizer with its updates multiplied by a schedule of the step, if it is judged by the parameters that it trains."""
 
     def init(params):
         return jnp.zeros([], jnp.int32), optimizer.init(params)
@@ -197,8 +213,10 @@ def _scaled(optimizer: Optimizer, schedule: Callable) -> Optimizer:
     def update(grads, opt_state, params=None, **extra):
         count, inner = opt_state
         updates, inner = call_update(optimizer, grads, inner, params, **extra)
-        factor = schedule(count)
-        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), (count + 1, inner)
+        if not judges_by_others(inner):
+            factor = schedule(count)
+            updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
+        return updates, (count + 1, inner)
 
     return Optimizer(init, update)
 
@@ -214,11 +232,6 @@ def takes_traced(entrant: Entrant, task: Task, batch) -> bool:
         train = training(task.objective, build(entrant, task, hyperparameters))
         train_state = train.init(jax.random.key(0), batch)
         after, _ = train.step(train_state, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), batch))
-        if _evaluates_other_parameters(train_state.opt_state):
-            raise InputError(
-                f"{entrant.name} is to be judged by other parameters than it trains (its schedule-free average), "
-                "which is not supported: its verdict would be wrong"
-            )
         own = (lambda s: s.opt_state) if entrant.scheduled else (lambda s: s.opt_state[1])
         problem = difference(own(train_state), own(after), "leaves of init", "leaves of update")
         if problem:

@@ -35,7 +35,8 @@ def compare(
 
     optimizers: name -> factory, a function of keyword hyperparameters (at least `learning_rate`) that returns a pair
         (init, update), jnn's, optax's or your own. A factory that takes `steps` is told the horizon and brings its own
-        schedule; the updates of the others are scaled by the task's.
+        schedule; the updates of the others are scaled by the task's, except where an optimizer is judged by other
+        parameters than it trains, as averages and `lbfgs` are (`jnn.optim.eval_params`): it follows none.
     tasks: names, or Task objects.
     reference: the name of the optimizer that the others are judged against.
     spaces: name -> hyperparameter -> `jnn.log_uniform(low, high)`, `jnn.uniform(low, high)`,

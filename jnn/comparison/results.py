@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jnn.comparison import environment, statistics
+from jnn.comparison.entrants import schedule_of
+from jnn.comparison.plans import a_batch
 
 if TYPE_CHECKING:
     from jnn.comparison.plans import Plan
@@ -168,6 +170,8 @@ def divergence_notes(comparison: Comparison) -> list[str]:
 
 
 def _protocol(plan: "Plan") -> dict[str, Any]:
+    task = plan.tasks[0]
+    batch = a_batch(task, plan.examples[task.name].pool)
     concrete = sorted({name for (_, name), traced in plan.traced.items() if not traced})
     return {
         "reference": plan.reference,
@@ -192,7 +196,7 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
         "optimizers": {
             entrant.name: {
                 "spaces": {name: space._asdict() for name, space in entrant.space.items()},
-                "schedule": "its own" if entrant.scheduled else "the task's",
+                "schedule": schedule_of(entrant, task, batch),
                 "source_sha256": entrant.source,
             }
             for entrant in plan.entrants

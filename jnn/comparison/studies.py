@@ -28,6 +28,7 @@ from jnn.comparison.plans import Plan, a_batch, count_held_out
 from jnn.comparison.spaces import Space
 from jnn.comparison.tasks import Examples, Task
 from jnn.data.orders import batch_order, shuffled
+from jnn.optim import eval_params
 from jnn.populations import chunks, over_lanes
 from jnn.trainings import count_examples, evaluate, fit, take, training
 from jnn.types import TrainState
@@ -93,7 +94,7 @@ def _scores(task, params, state, data: Examples, validation, test):
 
 
 def _run(task: Task, entrant: Entrant, hyperparameters, start: Start, data: Examples):
-    """One training run: final scores, curves, and whether every loss was finite."""
+    """One training run: final scores, curves, and whether every validation loss was finite."""
     optimizer = build(entrant, task, hyperparameters)
     opened = TrainState(start.params, start.state, optimizer.init(start.params), start.key, jnp.zeros([], jnp.int32))
     every = task.steps // task.points
@@ -109,11 +110,13 @@ def _run(task: Task, entrant: Entrant, hyperparameters, start: Start, data: Exam
     )
     losses, validation = fitted.history["loss"], fitted.history["eval"]
     end = fitted.train_state
+    params = eval_params(end.opt_state, end.params)
     return {
         "training": jnp.mean(losses[: task.points * every].reshape(task.points, every), axis=1),
         "validation": validation["loss"],
-        "finite": jnp.all(jnp.isfinite(losses)) & jnp.all(jnp.isfinite(validation["loss"])),
-        "final": _scores(task, end.params, end.state, data, start.validation, start.test),
+        # a trial point of a line search may be infinite, and harms nothing
+        "finite": jnp.all(jnp.isfinite(validation["loss"])),
+        "final": _scores(task, params, end.state, data, start.validation, start.test),
         "initial": start.initial,
     }
 

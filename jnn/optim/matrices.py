@@ -47,7 +47,8 @@ def muon(
     where: tree.Where = _is_matrix,
 ) -> Optimizer:
     """m = rho * m + (1 - rho) * g;  u = -lr * (sqrt(max(1, out / in)) * orthogonal(m') + weight_decay * w),
-    with Nesterov's m' = rho * m / (1 - rho^(t+1)) + (1 - rho) * g / (1 - rho^t), for matrices w (in, out); `adamw` for the rest.
+    with Nesterov's m' = rho * m / (1 - rho^(t+1)) + (1 - rho) * g / (1 - rho^t), for matrices w (in, out), and `adamw` for
+    the rest.
 
     orthogonal(x): five steps x = a x + (b xx' + c (xx')^2) x of Newton and Schulz from x / |x|, which bring the singular
     values near 1, here in the dtype of the moments. Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural

@@ -131,7 +131,6 @@ def _pair(update):
         (_pair(lambda g, s, params=None: (jax.tree.map(lambda x: x.astype(jnp.bfloat16), g), s)), "updates are bfloat16 (3,)"),
         (_pair(lambda g, s, params=None: (g["dense_0"], s)), "updates have another structure"),
         (_pair(lambda g, s, params=None: (g, s[:1])), "leaves of init are float32 (2,), leaves of update are float32 (1,)"),
-        (lambda learning_rate: optax.contrib.schedule_free_sgd(learning_rate), "judged by other parameters than it trains"),
         (_pair(lambda g, s, params=None: {}["key"]), "mine on tiny raises KeyError: 'key'"),
         (_pair(lambda g, s, p=None, *, obj_fn: (g, s)), "missing 1 required keyword-only argument: 'obj_fn'"),
     ],
