@@ -7,11 +7,11 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
-from jnn.comparison.entrants import CandidateError, find_factory
-from jnn.comparison.errors import InputError, ReportError
+from jnn.comparison.entrants import find_factory
+from jnn.comparison.errors import CandidateError, InputError, ReportError
 from jnn.comparison.protocol import compare
 from jnn.comparison.spaces import parse
-from jnn.comparison.tasks import DEFAULT_TASKS, TASKS
+from jnn.comparison.suite import DEFAULT_TASKS, TASKS
 from jnn.data import DataError
 
 DEFAULT_AGAINST = "momentum,optax:adamw,optax:lion"

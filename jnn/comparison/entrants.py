@@ -1,10 +1,7 @@
 """The optimizers of a comparison: found by name, checked, and made ready to run."""
 
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from jnn import optim
-from jnn.comparison.errors import InputError
+from jnn.comparison.errors import CandidateError, InputError, did_you_mean
+from jnn.comparison.imports import imported
 from jnn.comparison.spaces import DEFAULT, DEFAULTS, Space, fixed
-from jnn.comparison.tasks import Task, did_you_mean
+from jnn.comparison.tasks import Task
 from jnn.optim.updates import call_update, difference
 from jnn.trainings import training
 from jnn.types import Optimizer, is_pair
 
 NOT_OPTIMIZERS = {"apply_updates"}
-
-
-class CandidateError(InputError):
-    """The user's own code raised; its traceback belongs to the message."""
 
 
 class Entrant(NamedTuple):
@@ -41,8 +35,8 @@ def find_factory(spec: str) -> Callable:
     """A factory by name: `adam` (jnn's), `optax:adamw`, `package.module:name`, or `path/to/file.py:name`.
 
     Raises InputError for an unknown name, CandidateError where importing the user's file or module raises."""
-    module_name, colon, name = spec.rpartition(":")
-    if not colon:
+    if ":" not in spec:
+        name = spec
         known = sorted(set(optim.__all__) - NOT_OPTIMIZERS)
         if name in known:
             return getattr(optim, name)
@@ -50,45 +44,7 @@ def find_factory(spec: str) -> Callable:
             f"there is no optimizer {name!r} in jnn{did_you_mean(name, known)}; jnn has {', '.join(known)}, "
             "and optax:NAME, package.module:NAME and path/to/file.py:NAME are taken too"
         )
-    module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"{module_name} has no function {name!r}{did_you_mean(name, functions)}")
-    return factory
-
-
-def _import_file(path: Path):
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"candidate_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look for their module there
-    _can_import_from(path.parent)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise CandidateError(f"{path} does not import: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import_module(name: str):
-    _can_import_from(Path())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise InputError(f"there is no module {error.name!r}") from None
-        raise CandidateError(f"{name} does not import: {type(error).__name__}: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise CandidateError(f"{name} does not import: {type(error).__name__}: {error}") from error
-
-
-def _can_import_from(folder: Path):
-    """As for a script, now and when a factory imports something later."""
-    if str(folder.resolve()) not in sys.path:
-        sys.path.insert(0, str(folder.resolve()))
+    return imported(spec, "function", callable)
 
 
 def enter(name: str, factory: Callable, space: Mapping[str, Any]) -> Entrant:

@@ -10,9 +10,9 @@ import numpy as np
 
 from jnn.comparison.entrants import Entrant, enter, takes_traced
 from jnn.comparison.errors import InputError
-from jnn.comparison.tasks import Examples, Task, find_task
+from jnn.comparison.suite import find_task
+from jnn.comparison.tasks import Examples, Task, bound, count_pool
 from jnn.data.datasets import MissingDataError
-from jnn.trainings import count_examples
 
 
 class Plan(NamedTuple):
@@ -77,15 +77,18 @@ def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, see
 
     traced = {}
     for task in found:
-        size = count_examples(examples[task.name].pool, task.name)
-        held_out = count_held_out(task, examples[task.name])
-        if not 1 <= task.points <= task.steps or task.validation < 1:
-            raise InputError(f"{task.name}: {task.points} points of {task.steps} steps, {task.validation} validation examples")
-        if size - held_out < task.batch_size:
-            raise InputError(f"{task.name}: {size} examples less {held_out} held out do not fill a batch of {task.batch_size}")
-        batch = a_batch(task, examples[task.name].pool)
+        of_task = examples[task.name]
+        size, held_out = count_pool(task, of_task), count_held_out(task, of_task)
+        if not 1 <= task.points <= task.steps:
+            raise InputError(f"{task.name}: {task.points} points of {task.steps} steps")
+        if size and (task.validation < 1 or (task.test < 1 and of_task.test is None)):
+            raise InputError(f"{task.name}: {task.validation} validation and {task.test} test examples of {size}")
+        if size and size - held_out < (task.batch_size or 1):
+            batch = f"a batch of {task.batch_size}" if task.batch_size else "a batch"
+            raise InputError(f"{task.name}: {size} examples less {held_out} held out do not fill {batch}")
+        batch = a_batch(task, of_task)
         for entrant in entrants:
-            traced[task.name, entrant.name] = takes_traced(entrant, task, batch)
+            traced[task.name, entrant.name] = takes_traced(entrant, task._replace(objective=bound(task, of_task)), batch)
     # On a CPU a program over the studies of one trial (in equal parts, where they are many) serves the final runs too, and no
     # lane is idle. An accelerator takes all trials at once in the time of one.
     on_cpu = jax.default_backend() == "cpu"
@@ -96,9 +99,12 @@ def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, see
 
 def count_held_out(task: Task, examples: Examples) -> int:
     """How many examples of the pool a study does not train on."""
+    if count_pool(task, examples) == 0:
+        return 0
     return task.validation + (task.test if examples.test is None else 0)
 
 
-def a_batch(task: Task, pool):
+def a_batch(task: Task, examples: Examples):
     """The shapes and dtypes of a batch."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((task.batch_size, *a.shape[1:]), a.dtype), pool)
+    size = task.batch_size or count_pool(task, examples) - count_held_out(task, examples)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), examples.pool)

@@ -9,7 +9,8 @@ from typing import Any
 
 from jnn.comparison.plans import Plan, make_plan
 from jnn.comparison.studies import Cell, Setup, run_cell
-from jnn.comparison.tasks import DEFAULT_TASKS, Task
+from jnn.comparison.suite import DEFAULT_TASKS
+from jnn.comparison.tasks import Task
 from jnn.populations import cores
 
 

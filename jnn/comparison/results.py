@@ -183,7 +183,7 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
                 "batch_size": task.batch_size,
                 "validation": task.validation,
                 "test": task.test,
-                "floor": dict([task.floor]),
+                "floor": dict([task.floor] if task.floor else []),
             }
             for task in plan.tasks
         },
