@@ -6,17 +6,18 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jnn import listings
 from jnn.comparison.calibration import calibrate
-from jnn.comparison.entrants import CandidateError, find_factory
-from jnn.comparison.errors import InputError, ReportError
+from jnn.comparison.entrants import find_factory
+from jnn.comparison.errors import CandidateError, InputError, ReportError
 from jnn.comparison.grids import verdict_map
 from jnn.comparison.plans import make_plan
 from jnn.comparison.protocol import run_plan
 from jnn.comparison.spaces import parse
 from jnn.comparison.store import digest, identity
-from jnn.comparison.tasks import DEFAULT_TASKS, TASKS
+from jnn.comparison.suite import DEFAULT_TASKS, SUITE, TASKS
 from jnn.data import DataError
 
 DEFAULT_AGAINST = "momentum,optax:adamw,optax:lion"
@@ -110,7 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks",
         default=",".join(DEFAULT_TASKS),
         metavar="NAMES",
-        help=f"with commas, from {', '.join(TASKS)} (default: %(default)s)",
+        help=f"with commas, from {', '.join(TASKS)}, `suite` for the eight of real data, or your own as path/to/file.py:name "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--size", choices=("quick", "full"), default="quick", help="of the tasks, for a CPU or an accelerator (default: quick)"
     )
     command.add_argument(
         "--trials",
@@ -186,7 +191,8 @@ def _compare(options) -> int:
     optimizers = _optimizers(options.candidate, [options.reference, *_names(against)])
     common = {
         "optimizers": optimizers,
-        "tasks": _names(options.tasks),
+        "tasks": _tasks(options.tasks),
+        "size": options.size,
         "reference": options.reference,
         "spaces": _spaces(options.space),
         "studies": options.studies,
@@ -232,10 +238,11 @@ def _calibrate(options) -> int:
         raise InputError(f"--calibrate must be at least 1, got {options.calibrate}")
     found = calibrate(
         find_factory(options.reference),
-        _names(options.tasks),
+        _tasks(options.tasks),
+        size=options.size,
         space=_spaces(options.space).get(options.reference, {}),
         comparisons=options.calibrate,
-        trials=_number("trials", options.trials),
+        trials=_budget("trials", options.trials, {}),
         studies=options.studies,
         margin=options.margin,
         seed=options.seed,
@@ -276,7 +283,7 @@ def _say(line: str):
     Console().print(line, soft_wrap=True, highlight=False)
 
 
-def _budget(name: str, text: str, optimizers: dict[str, Callable]):
+def _budget(name: str, text: str, optimizers: dict[str, Callable]) -> Any:
     """ "8", or "8,mine=16": a number for all, or a dict with one for each."""
     first, *others = _names(text)
     common = _number(name, first)
@@ -291,7 +298,7 @@ def _budget(name: str, text: str, optimizers: dict[str, Callable]):
     return found
 
 
-def _number(name: str, text: str):
+def _number(name: str, text: str) -> Any:
     """A whole number, else a real one."""
     for kind in (int, float):
         try:
@@ -323,6 +330,10 @@ def _spaces(texts: list[str]) -> dict:
             raise InputError(f"a space is given as OPTIMIZER.HYPERPARAMETER=LOW:HIGH, got {text!r}")
         found.setdefault(optimizer, {})[hyperparameter] = parse(space)
     return found
+
+
+def _tasks(text: str) -> list[str]:
+    return [name for given in _names(text) for name in (SUITE if given == "suite" else [given])]
 
 
 def _names(text: str) -> list[str]:

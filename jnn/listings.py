@@ -11,7 +11,7 @@ from jnn.comparison.catalogue import catalogue
 from jnn.comparison.estimates import estimate, total_seconds
 from jnn.comparison.plans import Plan
 from jnn.comparison.store import Store, identity
-from jnn.comparison.tasks import TASKS
+from jnn.comparison.suite import TASKS
 
 
 def available() -> Group:

@@ -11,7 +11,8 @@ from jnn.comparison.devices import workers
 from jnn.comparison.plans import make_plan
 from jnn.comparison.progress import Progress
 from jnn.comparison.studies import Setup, run_cell
-from jnn.comparison.tasks import DEFAULT_TASKS, Task
+from jnn.comparison.suite import DEFAULT_TASKS
+from jnn.comparison.tasks import Task
 
 
 def calibrate(
@@ -24,6 +25,7 @@ def calibrate(
     studies: int = 32,
     margin: float = 0.01,
     seed: int = 0,
+    size: str = "quick",
 ):
     """Sends an optimizer against itself through the whole pipeline, so many comparisons of so many studies on each task, each
     arm with its own search points and tuning seeds.
@@ -35,7 +37,7 @@ def calibrate(
     from scipy import stats
 
     total = comparisons * studies
-    plan = make_plan({"one": factory, "other": factory}, tasks, "one", {"one": space}, trials, total, margin, seed)
+    plan = make_plan({"one": factory, "other": factory}, tasks, "one", {"one": space}, trials, total, margin, seed, size=size)
     plan = plan._replace(target_studies=0)
     rows = []
     with Progress(2 * (trials + 1) * total * len(plan.tasks)) as progress, ThreadPoolExecutor(workers()) as pool:

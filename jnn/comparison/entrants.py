@@ -1,10 +1,7 @@
 """The optimizers of a comparison: found by name, checked, and made ready to run."""
 
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jnn import optim
-from jnn.comparison.errors import InputError
+from jnn.comparison.errors import CandidateError, InputError, did_you_mean
+from jnn.comparison.imports import imported
 from jnn.comparison.spaces import DEFAULT, SPACES, Space, fixed
-from jnn.comparison.tasks import Task, did_you_mean
+from jnn.comparison.tasks import Task
 from jnn.optim.averages import judges_by_others
 from jnn.optim.updates import call_update, difference
 from jnn.trainings import training
@@ -35,10 +33,6 @@ NOT_OPTIMIZERS = {  # what jnn.optim has beside them
 }
 
 
-class CandidateError(InputError):
-    """The user's own code raised; its traceback belongs to the message."""
-
-
 class Entrant(NamedTuple):
     """An optimizer with its search space."""
 
@@ -55,8 +49,8 @@ def find_factory(spec: str) -> Callable:
     """A factory by name: `adam` (jnn's), `optax:adamw`, `package.module:name`, or `path/to/file.py:name`.
 
     Raises InputError for an unknown name, CandidateError where importing the user's file or module raises."""
-    module_name, colon, name = spec.rpartition(":")
-    if not colon:
+    if ":" not in spec:
+        name = spec
         known = sorted(set(optim.__all__) - NOT_OPTIMIZERS)
         if name in known:
             return getattr(optim, name)
@@ -64,45 +58,7 @@ def find_factory(spec: str) -> Callable:
             f"there is no optimizer {name!r} in jnn{did_you_mean(name, known)}; jnn has {', '.join(known)}, "
             "and optax:NAME, package.module:NAME and path/to/file.py:NAME are taken too"
         )
-    module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"{module_name} has no function {name!r}{did_you_mean(name, functions)}")
-    return factory
-
-
-def _import_file(path: Path):
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"candidate_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look for their module there
-    _can_import_from(path.parent)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise CandidateError(f"{path} does not import: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import_module(name: str):
-    _can_import_from(Path())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise InputError(f"there is no module {error.name!r}") from None
-        raise CandidateError(f"{name} does not import: {type(error).__name__}: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise CandidateError(f"{name} does not import: {type(error).__name__}: {error}") from error
-
-
-def _can_import_from(folder: Path):
-    """As for a script, now and when a factory imports something later."""
-    if str(folder.resolve()) not in sys.path:
-        sys.path.insert(0, str(folder.resolve()))
+    return imported(spec, "function", callable)
 
 
 def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool = False) -> Entrant:
@@ -145,7 +101,7 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
             raise InputError(f"{name} needs a value for {parameter.name}: give it a space")
     full = {key: value if isinstance(value, Space) else fixed(value) for key, value in full.items()}
     ordered = dict(sorted(full.items(), key=lambda item: item[0] != "learning_rate"))
-    return Entrant(name, factory, ordered, scheduled, _source_hash(factory))
+    return Entrant(name, factory, ordered, scheduled, source_hash(factory))
 
 
 def _known_spaces(factory) -> Mapping[str, Space]:
@@ -153,7 +109,8 @@ def _known_spaces(factory) -> Mapping[str, Space]:
     return SPACES.get(factory.__name__, {}) if library in ("jnn", "optax") else {}
 
 
-def _source_hash(factory) -> str | None:
+def source_hash(factory) -> str | None:
+    """SHA-256 of the file that defines a function; None where there is none."""
     try:
         file = inspect.getsourcefile(inspect.unwrap(factory))
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None

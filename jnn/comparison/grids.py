@@ -11,7 +11,8 @@ from jnn.comparison.errors import InputError
 from jnn.comparison.plans import make_plan
 from jnn.comparison.protocol import run_plan
 from jnn.comparison.results import Comparison, DataFrame
-from jnn.comparison.tasks import DEFAULT_TASKS, Task, find_task
+from jnn.comparison.suite import DEFAULT_TASKS, find_task
+from jnn.comparison.tasks import Task
 
 BUDGETS = ("trials", "studies")  # what is varied without changing the task
 
@@ -38,6 +39,7 @@ def verdict_map(
     studies: int = 32,
     margin: float = 0.01,
     seed: int = 0,
+    size: str = "quick",
     out=None,
     overwrite: bool = False,
 ) -> VerdictMap:
@@ -61,7 +63,7 @@ def verdict_map(
     for point in itertools.product(*settings.values()):
         chosen = dict(zip(settings, point, strict=True))
         budgets = {"trials": trials, "studies": studies} | {name: chosen.pop(name) for name in BUDGETS if name in chosen}
-        varied = [find_task(task).vary(**chosen) for task in tasks]
+        varied = [find_task(task, size).vary(**chosen) for task in tasks]
         plans[point] = make_plan(
             optimizers, varied, reference, spaces, budgets["trials"], budgets["studies"], margin, seed, wide=wide
         )

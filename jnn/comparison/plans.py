@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jnn.comparison.entrants import Entrant, enter, takes_traced
+from jnn.comparison.entrants import Entrant, enter, schedule_of, takes_traced
 from jnn.comparison.errors import InputError
-from jnn.comparison.tasks import Examples, Task, find_task
+from jnn.comparison.suite import find_task
+from jnn.comparison.tasks import Examples, Task, bound, count_pool
 from jnn.data.datasets import MissingDataError
-from jnn.trainings import count_examples
 
 
 class Plan(NamedTuple):
@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     lanes: int  # runs at a time in one program, at most: fewer where the device's memory asks for it
     target_studies: int  # separate studies of the reference, whose final losses set the target of steps-to-target
     traced: dict[tuple[str, str], bool]  # (task, optimizer) -> hyperparameters are arguments of the program
+    schedules: dict[str, str]  # optimizer -> "its own", "the task's" or "none"
     examples: dict[str, Examples]
     notes: list[str]  # what was asked for and cannot run
 
@@ -44,6 +45,7 @@ def make_plan(
     steps=None,
     unequal: bool = False,
     wide: bool = False,
+    size: str = "quick",
 ) -> Plan:
     """Checks everything that can be checked without training. Raises InputError or DataError."""
     for argument, value in (("optimizers", optimizers), ("spaces", spaces)):
@@ -61,7 +63,7 @@ def make_plan(
             raise InputError(f"spaces[{name!r}] must be a dict from hyperparameters to spaces, got {space!r}")
     if isinstance(tasks, str) or not tasks:
         raise InputError(f"tasks must be a list of at least one name, got {tasks!r}")
-    found = [find_task(task) for task in tasks]
+    found = [find_task(task, size) for task in tasks]
     if None not in steps.values() and len(set(steps.values())) == 1:
         found = [task._replace(steps=next(iter(steps.values()))) for task in found]
         steps = dict.fromkeys(optimizers)
@@ -93,25 +95,30 @@ def make_plan(
         raise missing[0][1]
     found = [task for task in found if task.name in examples]
 
-    traced = {}
+    traced, schedules = {}, {}
     for task in found:
-        size = count_examples(examples[task.name].pool, task.name)
-        held_out = count_held_out(task, examples[task.name])
+        of_task = examples[task.name]
+        total, held_out = count_pool(task, of_task), count_held_out(task, of_task)
         for horizon in (for_entrant(task, entrant).steps for entrant in entrants):
-            if not 1 <= task.points <= horizon or task.validation < 1:
-                raise InputError(f"{task.name}: {task.points} points of {horizon} steps, {task.validation} validation examples")
-        if size - held_out < task.batch_size:
-            raise InputError(f"{task.name}: {size} examples less {held_out} held out do not fill a batch of {task.batch_size}")
-        batch = a_batch(task, examples[task.name].pool)
+            if not 1 <= task.points <= horizon:
+                raise InputError(f"{task.name}: {task.points} points of {horizon} steps")
+        if total and (task.validation < 1 or (task.test < 1 and of_task.test is None)):
+            raise InputError(f"{task.name}: {task.validation} validation and {task.test} test examples of {total}")
+        if total and total - held_out < (task.batch_size or 1):
+            batch = f"a batch of {task.batch_size}" if task.batch_size else "a batch"
+            raise InputError(f"{task.name}: {total} examples less {held_out} held out do not fill {batch}")
+        batch = a_batch(task, of_task)
         for entrant in entrants:
-            traced[task.name, entrant.name] = takes_traced(entrant, for_entrant(task, entrant), batch)
+            given = for_entrant(task, entrant)._replace(objective=bound(task, of_task))
+            traced[task.name, entrant.name] = takes_traced(entrant, given, batch)
+            schedules[entrant.name] = schedule_of(entrant, given, batch)
     # On a CPU a program over the studies of one trial (in equal parts, where they are many) serves the final runs too, and no
     # lane is idle. An accelerator takes all trials at once in the time of one.
     on_cpu = jax.default_backend() == "cpu"
     lanes = math.ceil(studies / math.ceil(studies / 64)) if on_cpu else min(studies * max(trials.values()), 1024)
     notes = [f"{name} was left out: {error}" for name, error in missing]
     targets = max(2, studies // 4)
-    return Plan(found, entrants, reference, studies, margin, int(seed), lanes, targets, traced, examples, notes)
+    return Plan(found, entrants, reference, studies, margin, int(seed), lanes, targets, traced, schedules, examples, notes)
 
 
 def _require_whole(name: str, value, least: int):
@@ -156,9 +163,12 @@ def count_trainings(plan: Plan) -> dict[tuple[str, str], int]:
 
 def count_held_out(task: Task, examples: Examples) -> int:
     """How many examples of the pool a study does not train on."""
+    if count_pool(task, examples) == 0:
+        return 0
     return task.validation + (task.test if examples.test is None else 0)
 
 
-def a_batch(task: Task, pool):
+def a_batch(task: Task, examples: Examples):
     """The shapes and dtypes of a batch."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((task.batch_size, *a.shape[1:]), a.dtype), pool)
+    size = task.batch_size or count_pool(task, examples) - count_held_out(task, examples)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), examples.pool)

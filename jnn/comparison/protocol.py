@@ -11,7 +11,8 @@ from jnn.comparison import store
 from jnn.comparison.devices import workers
 from jnn.comparison.plans import Plan, count_trainings, for_entrant, make_plan
 from jnn.comparison.studies import Cell, Setup, run_cell
-from jnn.comparison.tasks import DEFAULT_TASKS, Task
+from jnn.comparison.suite import DEFAULT_TASKS
+from jnn.comparison.tasks import Task
 from jnn.comparison.timing import measure
 
 
@@ -28,6 +29,7 @@ def compare(
     studies: int = 32,
     margin: float = 0.01,
     seed: int = 0,
+    size: str = "quick",
     out=None,
     overwrite: bool = False,
 ):
@@ -48,6 +50,7 @@ def compare(
         makes budgets unequal, which is refused unless `unequal` says so, and the report says so too.
     studies: complete replications, the unit of every interval.
     margin: the share of the reference's loss under which a difference does not matter.
+    size: "quick", which a CPU runs in minutes, or "full", for an accelerator: of the tasks that are given by name.
     out: a folder for the report, the figures and the results. What is finished is kept there: the same call again goes on
         where it was stopped. A folder that holds another comparison is refused, unless `overwrite`.
 
@@ -57,7 +60,18 @@ def compare(
     where the report cannot be written.
     """
     plan = make_plan(
-        optimizers, tasks, reference, spaces, trials, studies, margin, seed, steps=steps, unequal=unequal, wide=wide
+        optimizers,
+        tasks,
+        reference,
+        spaces,
+        trials,
+        studies,
+        margin,
+        seed,
+        steps=steps,
+        unequal=unequal,
+        wide=wide,
+        size=size,
     )
     return run_plan(plan, out, overwrite)
 

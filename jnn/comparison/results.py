@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jnn.comparison import environment, statistics
-from jnn.comparison.entrants import schedule_of
-from jnn.comparison.plans import a_batch
 
 if TYPE_CHECKING:
     from jnn.comparison.plans import Plan
@@ -170,8 +168,6 @@ def divergence_notes(comparison: Comparison) -> list[str]:
 
 
 def _protocol(plan: "Plan") -> dict[str, Any]:
-    task = plan.tasks[0]
-    batch = a_batch(task, plan.examples[task.name].pool)
     concrete = sorted({name for (_, name), traced in plan.traced.items() if not traced})
     return {
         "reference": plan.reference,
@@ -189,14 +185,14 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
                 "batch_size": task.batch_size,
                 "validation": task.validation,
                 "test": task.test,
-                "floor": dict([task.floor]),
+                "floor": dict([task.floor] if task.floor else []),
             }
             for task in plan.tasks
         },
         "optimizers": {
             entrant.name: {
                 "spaces": {name: space._asdict() for name, space in entrant.space.items()},
-                "schedule": schedule_of(entrant, task, batch),
+                "schedule": plan.schedules[entrant.name],
                 "source_sha256": entrant.source,
             }
             for entrant in plan.entrants

@@ -20,6 +20,7 @@ import numpy as np
 
 from jnn import tree
 from jnn.comparison import environment
+from jnn.comparison.entrants import source_hash
 from jnn.comparison.errors import InputError
 from jnn.comparison.plans import Plan, count_held_out
 from jnn.comparison.studies import Cell
@@ -40,6 +41,8 @@ def identity(plan: Plan) -> dict[str, Any]:
         },
         "tasks": {
             task.name: {
+                "about": task.about,
+                "sources": [source_hash(function) for function in (task.make, task.load, task.objective.loss) if function],
                 "steps": task.steps,
                 "batch_size": task.batch_size,
                 "validation": task.validation,

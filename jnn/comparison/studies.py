@@ -26,13 +26,14 @@ from jnn.comparison.entrants import Entrant, build
 from jnn.comparison.errors import InputError
 from jnn.comparison.plans import Plan, a_batch, count_held_out
 from jnn.comparison.spaces import Space
-from jnn.comparison.tasks import Examples, Task
+from jnn.comparison.tasks import Examples, Task, bound, count_pool
 from jnn.data.orders import batch_order, shuffled
 from jnn.optim import eval_params
 from jnn.populations import chunks, over_lanes
 from jnn.trainings import count_examples, evaluate, fit, take, training
 from jnn.types import TrainState
 
+AT_ONCE = 1000  # examples evaluated at once, in each lane
 SPLIT, FINAL, TUNE = 0, 1, 2  # what a study's keys are for; TUNE + arm where an optimizer is compared with itself
 
 
@@ -42,7 +43,7 @@ class Start(NamedTuple):
     params: Any
     state: Any
     key: Any
-    order: Any  # int32 (steps, batch), indices into the pool
+    order: Any  # int32 (steps, batch), indices into the pool; (batch,) where all steps have the same batch, the full one
     validation: Any  # int32 (validation,), indices into the pool
     test: Any  # int32 (test,), indices into the pool; () where the task has an official test part
     initial: Any  # {"validation": scores, "test": scores} before training
@@ -75,22 +76,28 @@ def _start(task: Task, key, study, purpose, data: Examples) -> Start:
     study_key = jax.random.fold_in(key, study)
     init_key, order_key, noise_key = jax.random.split(jax.random.fold_in(study_key, purpose), 3)
 
-    examples = count_examples(data.pool, task.name)
-    held_out = count_held_out(task, data)
-    split = shuffled(jax.random.fold_in(study_key, SPLIT), jnp.arange(examples), examples)
+    examples, held_out = count_pool(task, data), count_held_out(task, data)
+    split = jnp.zeros(0, jnp.int32)
+    if examples:
+        split = shuffled(jax.random.fold_in(study_key, SPLIT), jnp.arange(examples), examples)
     validation, test, train = split[: task.validation], split[task.validation : held_out], split[held_out:]
-    params, state = task.objective.init(init_key, a_batch(task, data.pool))
-    order = train[batch_order(order_key, jnp.int32(0), task.steps, train.shape[0], task.batch_size)]
+    params, state = bound(task, data).init(init_key, a_batch(task, data))
+    order = train
+    if examples and task.batch_size:
+        order = train[batch_order(order_key, jnp.int32(0), task.steps, examples - held_out, task.batch_size)]
     initial = _scores(task, params, state, data, validation, test)
     return Start(params, state, noise_key, order, validation, test, initial)
 
 
 def _scores(task, params, state, data: Examples, validation, test):
     held_out = take(data.pool, test) if data.test is None else data.test
-    return {
-        "validation": evaluate(task.objective, params, state, take(data.pool, validation)),
-        "test": evaluate(task.objective, params, state, held_out),
-    }
+    parts = {"validation": take(data.pool, validation), "test": held_out}
+    return {name: _evaluate(bound(task, data), params, state, part) for name, part in parts.items()}
+
+
+def _evaluate(objective, params, state, part):
+    large = bool(jax.tree.leaves(part)) and count_examples(part, "evaluate") > AT_ONCE
+    return evaluate(objective, params, state, part, batch_size=AT_ONCE if large else None)
 
 
 def _run(task: Task, entrant: Entrant, hyperparameters, start: Start, data: Examples):
@@ -98,12 +105,13 @@ def _run(task: Task, entrant: Entrant, hyperparameters, start: Start, data: Exam
     optimizer = build(entrant, task, hyperparameters)
     opened = TrainState(start.params, start.state, optimizer.init(start.params), start.key, jnp.zeros([], jnp.int32))
     every = task.steps // task.points
+    full = start.order.ndim == 1
     fitted = fit(
-        training(task.objective, optimizer),
-        data.pool,
+        training(bound(task, data), optimizer),
+        take(data.pool, start.order) if full else data.pool,
         key=start.key,
         steps=task.steps,
-        order=start.order,
+        order=None if full else start.order,
         start=opened,
         eval_data=take(data.pool, start.validation),
         eval_every=every,

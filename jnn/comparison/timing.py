@@ -12,9 +12,9 @@ import numpy as np
 
 from jnn.comparison.devices import workers
 from jnn.comparison.entrants import Entrant, build
-from jnn.comparison.plans import Plan, for_entrant
+from jnn.comparison.plans import Plan, a_batch, for_entrant
 from jnn.comparison.studies import Cell
-from jnn.comparison.tasks import Task
+from jnn.comparison.tasks import Examples, Task, bound
 from jnn.trainings import training
 
 ROUNDS = 5
@@ -31,8 +31,7 @@ def measure(plan: Plan, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]
     names = [entrant.name for entrant in plan.entrants]
 
     def timed(task, entrant):
-        batch = jax.tree.map(lambda a: jnp.asarray(a[: task.batch_size]), plan.examples[task.name].pool)
-        return _Timed(task, entrant, cells[task.name, entrant.name], batch)
+        return _Timed(for_entrant(task, entrant), entrant, cells[task.name, entrant.name], plan.examples[task.name])
 
     found: dict[str, Any] = {}
     for task in plan.tasks:
@@ -66,18 +65,20 @@ def measure(plan: Plan, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]
 class _Timed:
     """A compiled loop of training steps that says what one of them took."""
 
-    def __init__(self, task: Task, entrant: Entrant, cell: Cell, batch):
-        task = for_entrant(task, entrant)
-        chosen = {
-            name: float(np.median(values[np.arange(len(values)), cell.winner])) for name, values in cell.hyperparameters.items()
-        }
+    def __init__(self, task: Task, entrant: Entrant, cell: Cell, examples: Examples):
+        batch = jax.tree.map(lambda a, like: jnp.asarray(a[: like.shape[0]]), examples.pool, a_batch(task, examples))
+        studies = np.arange(len(cell.winner))
+        chosen = {name: float(np.median(a[studies, cell.winner])) for name, a in cell.hyperparameters.items()}
         optimizer = build(entrant, task, chosen)
-        train = training(task.objective, optimizer)
-        self.start = jax.jit(train.init)(jax.random.key(0), batch)
-        own = self.start.opt_state
-        self.state_bytes = int(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(own) if leaf.ndim))
-        self.batch = batch
-        self.program = jax.jit(partial(_loop, train))
+
+        def train(shared):
+            return training(bound(task, Examples((), shared=shared)), optimizer)
+
+        shared = jax.tree.map(jnp.asarray, examples.shared)
+        start = jax.jit(lambda shared: train(shared).init(jax.random.key(0), batch))(shared)
+        self.state_bytes = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(start.opt_state) if a.ndim))
+        self.arguments = shared, start, batch
+        self.program = jax.jit(lambda shared, start, batch, steps: _loop(train(shared), start, batch, steps))
         self.steps = 1
         self()  # compiles
 
@@ -88,7 +89,7 @@ class _Timed:
 
     def __call__(self) -> float:
         began = time.perf_counter()
-        jax.block_until_ready(self.program(self.start, self.batch, jnp.int32(self.steps)))
+        jax.block_until_ready(self.program(*self.arguments, jnp.int32(self.steps)))
         return (time.perf_counter() - began) / self.steps
 
 
