@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jnn.comparison import environment, statistics
+from jnn.comparison.errors import InputError
 
 if TYPE_CHECKING:
     from jnn.comparison.plans import Plan
@@ -27,21 +29,48 @@ class Comparison:
     curves: dict[tuple[str, str], dict[str, np.ndarray]]  # (task, optimizer) -> step (points,), training and validation
     protocol: dict[str, Any]
     environment: dict[str, Any]
+    targets: dict[str, float] = field(default_factory=dict)  # task -> the validation loss to reach
+    timing: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # -> seconds, reference_seconds, state_bytes
     folder: Path | None = None  # where the report was written
 
     def to_json(self) -> str:
-        """All of it, under the keys verdicts, trials, curves, protocol, environment. What is not finite is null."""
-        curves: dict[str, Any] = {}
-        for (task, optimizer), arrays in self.curves.items():
-            curves.setdefault(task, {})[optimizer] = arrays
+        """All of it, under the keys verdicts, trials, curves, protocol, environment, targets, timing. What is not finite is
+        null."""
         content = {
             "verdicts": self.verdicts.to_dict("records"),
             "trials": self.trials.to_dict("records"),
-            "curves": curves,
+            "curves": _nested(self.curves),
             "protocol": self.protocol,
             "environment": self.environment,
+            "targets": self.targets,
+            "timing": _nested(self.timing),
         }
-        return json.dumps(_plain(content), allow_nan=False, indent=1)
+        return json.dumps(plain(content), allow_nan=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Comparison":
+        """What `to_json` wrote, digit for digit. Raises InputError for anything else."""
+        import pandas as pd
+
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"this is not a comparison's results.json: {error}") from None
+        required = ("verdicts", "trials", "curves", "protocol", "environment")
+        missing = [key for key in required if key not in content] if isinstance(content, dict) else list(required)
+        if missing:
+            raise InputError(f"this is not a comparison's results.json: it has no {', '.join(missing)}")
+        trials = pd.DataFrame(content["trials"])
+        losses = [name for name in trials.columns if name.startswith(("validation_", "test_"))]
+        return cls(
+            verdicts=pd.DataFrame(content["verdicts"]),
+            trials=trials.astype(dict.fromkeys(losses, float)),  # a column of nothing but null has no type
+            curves=_flat(content["curves"], lambda of: {name: _array(name, values) for name, values in of.items()}),
+            protocol=content["protocol"],
+            environment=content["environment"],
+            targets=content.get("targets", {}),
+            timing=_flat(content.get("timing", {})),
+        )
 
     def finals(self) -> DataFrame:
         """The final runs: the only ones that are results."""
@@ -67,38 +96,70 @@ class Comparison:
         return fragment(self)
 
 
-def collect(plan: "Plan", cells: "dict[tuple[str, str], Cell]", seconds: float) -> Comparison:
-    """Statistics and tables of the cells of a plan."""
+def load(path) -> Comparison:
+    """The comparison that a folder, or its results.json, holds."""
+    path = Path(path)
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        return Comparison.from_json(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def collect(
+    plan: "Plan",
+    cells: "dict[tuple[str, str], Cell]",
+    seconds: float,
+    *,
+    targets: Mapping[str, float] = {},
+    timing: Mapping[tuple[str, str], dict[str, Any]] = {},
+) -> Comparison:
+    """Statistics and tables of the cells of a plan.
+
+    targets: task -> the validation loss to reach. timing: (task, optimizer) -> `seconds` of a step in each round,
+    `reference_seconds` in the same rounds, `state_bytes`."""
     import pandas as pd
 
-    trials = pd.DataFrame([row for (task, name), cell in cells.items() for row in _rows(task, name, cell)])
+    with np.errstate(over="ignore"):  # curves are pictures: float32 serves, as which they come back from results.json
+        curves = {key: {name: _single(a) for name, a in cell.curves.items()} for key, cell in cells.items()}
     return Comparison(
         verdicts=pd.DataFrame(judge(plan, cells)),
-        trials=trials,
-        curves={key: cell.curves for key, cell in cells.items()},
+        trials=pd.DataFrame([row for (task, name), cell in cells.items() for row in _rows(task, name, cell)]),
+        curves=curves,
         protocol=_protocol(plan),
         environment={
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
-            "trainings": len(cells) * plan.studies * (plan.trials + 1),
+            "trainings": sum(cell.tune_validation.size + plan.studies for cell in cells.values()),
             **environment.describe(),
         },
+        targets=dict(targets),
+        timing=dict(timing),
     )
 
 
 def judge(plan: "Plan", cells: "dict[tuple[str, str], Cell]") -> list[dict[str, Any]]:
     """One row for each (task, optimizer but the reference), p values adjusted over all of them."""
-    pairs = [(task.name, entrant.name) for task in plan.tasks for entrant in plan.entrants if entrant.name != plan.reference]
-    losses = {key: cell.final["test"]["loss"].astype(float) for key, cell in cells.items()}
-    paired = [statistics.paired_t(losses[task, name], losses[task, plan.reference]) for task, name in pairs]
+    order = [(task.name, entrant.name) for task in plan.tasks for entrant in plan.entrants]
+    losses = {key: cells[key].final["test"]["loss"].astype(float) for key in order}
+    return verdict_rows(losses, {key: cells[key].final_diverged for key in order}, plan.reference, plan.margin)
+
+
+def verdict_rows(losses, diverged, reference: str, margin: float) -> list[dict[str, Any]]:
+    """(task, optimizer) -> test losses of the final runs (studies,), whether they diverged -> one row for each of them but the
+    reference's, p values adjusted over all."""
+    pairs = [(task, name) for task, name in losses if name != reference]
+    paired = [statistics.paired_t(losses[task, name], losses[task, reference]) for task, name in pairs]
     adjusted = statistics.holm([pair.p_value for pair in paired])
     rows = []
     for (task, name), pair, p_adjusted in zip(pairs, paired, adjusted, strict=True):
-        reference = losses[task, plan.reference]
-        row = {"task": task, "optimizer": name, "reference": plan.reference, **pair._asdict(), "p_adjusted": p_adjusted}
-        row["detectable"] = statistics.detectable_difference(losses[task, name], reference, len(pairs))
-        row["verdict"] = statistics.verdict(pair, p_adjusted, plan.margin * abs(reference.mean()))
-        if cells[task, name].final_diverged.all() and cells[task, plan.reference].final_diverged.all():
+        to_beat = losses[task, reference]
+        row = {"task": task, "optimizer": name, "reference": reference, **pair._asdict(), "p_adjusted": p_adjusted}
+        row["detectable"] = statistics.detectable_difference(losses[task, name], to_beat, len(pairs))
+        row["verdict"] = statistics.verdict(pair, p_adjusted, margin * abs(to_beat.mean()))
+        if diverged[task, name].all() and diverged[task, reference].all():
             row["verdict"] = "no difference shown"  # between two that never trained, equal losses mean nothing
         rows.append({key: value if isinstance(value, str) else float(value) for key, value in row.items()})
     return rows
@@ -203,18 +264,39 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
     }
 
 
-def _plain(value):
+def _nested(pairs: Mapping[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
+    """(task, optimizer) -> value as task -> optimizer -> value, since keys of JSON are strings."""
+    found: dict[str, dict[str, Any]] = {}
+    for (task, optimizer), value in pairs.items():
+        found.setdefault(task, {})[optimizer] = value
+    return found
+
+
+def _flat(nested, convert=lambda value: value) -> dict[tuple[str, str], Any]:
+    return {(task, name): convert(value) for task, of in nested.items() for name, value in of.items()}
+
+
+def _single(a) -> np.ndarray:
+    a = np.asarray(a)
+    return a.astype(np.float32) if np.issubdtype(a.dtype, np.floating) else a
+
+
+def _array(name: str, values) -> np.ndarray:
+    return np.asarray(values, int if name == "step" else np.float32)  # None becomes NaN
+
+
+def plain(value):
     """JSON's own types; float32 in its shortest form, what is not finite as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray):
         if value.dtype == np.float32:
-            return _plain([float(str(x)) for x in value.ravel()]) if value.ndim == 1 else [_plain(row) for row in value]
-        return _plain(value.tolist())
+            return plain([float(str(x)) for x in value.ravel()]) if value.ndim == 1 else [plain(row) for row in value]
+        return plain(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
