@@ -26,6 +26,8 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # outlines that journals take
 }
 
+BLANK: Any = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}  # behind words, so that no line crosses them
+
 
 class Picture(NamedTuple):
     """A figure with its place in the report."""
@@ -182,9 +184,18 @@ def _interquartile_means(comparison: Comparison, scores):
     axes.axvline(1, color="black", linewidth=0.8)
     for i, name in enumerate(order):
         value, low, high = estimates[name]
-        error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-        axes.errorbar(value, i, xerr=error, fmt="o", color=_colors(comparison)[name], markersize=4, capsize=3)
-        axes.annotate(f"{value:.4f}", (value, i), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=7.5)
+        axes.errorbar(
+            value,
+            i,
+            xerr=np.maximum(0, [[value - low], [high - value]]),
+            fmt="o",
+            color=_colors(comparison)[name],
+            markersize=4,
+            capsize=3,
+        )
+        axes.annotate(
+            f"{value:.4f}", (value, i), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=7.5, bbox=BLANK
+        )
     axes.set_yticks(range(len(order)), order)
     axes.set_ylim(-0.5, len(order) - 0.3)
     return figure
@@ -275,10 +286,13 @@ def _logarithmic(axis):
 
 
 def _expected_best(comparison: Comparison, task: str):
+    from matplotlib.ticker import MaxNLocator
     from scipy import stats
 
     figure, axes = _axes(task, "validation loss of the best of k trials", "k, trials")
     tuned = comparison.trials[(comparison.trials.phase == "tune") & (comparison.trials.task == task)]
+    if tuned.trial.max() == 0:
+        return None  # of one trial nothing can be chosen
     for name in _names(comparison, task):
         rows = tuned[tuned.optimizer == name]
         best = expected_best(rows.pivot(index="study", columns="trial", values="validation_loss"))
@@ -286,9 +300,7 @@ def _expected_best(comparison: Comparison, task: str):
         half = stats.t.isf(0.025, len(best) - 1) * stats.sem(best, axis=0)
         axes.plot(k, mean, label=name, marker="." if len(k) < 30 else None, **_line(comparison, name))
         axes.fill_between(k, mean - half, mean + half, color=_colors(comparison)[name], alpha=0.12, linewidth=0)
-    if len(axes.lines[0].get_xdata()) == 1 == max(len(line.get_xdata()) for line in axes.lines):
-        return None  # of one trial nothing can be chosen
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _logarithmic(axes.yaxis)
     _legend(figure, axes)
     return figure
@@ -341,7 +353,7 @@ def _differences(comparison: Comparison, task: str):
         mean = verdict.difference * scale
         error = [[(verdict.difference - verdict.low) * scale], [(verdict.high - verdict.difference) * scale]]
         axes.errorbar(mean, i + 0.3, xerr=error, fmt="o", color=color, markersize=4, capsize=3)
-        axes.annotate(verdict.verdict, (mean, i + 0.36), ha="center", va="bottom", fontsize=7.5, color=color)
+        axes.annotate(verdict.verdict, (mean, i + 0.36), ha="center", va="bottom", fontsize=7.5, color=color, bbox=BLANK)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.5, len(names) - 0.1)
     # a loser that is many times worse would squeeze all else into a line

@@ -1,7 +1,6 @@
 """The verdict map: where, over a grid of settings, an optimizer wins, is equivalent, loses, or nothing is shown."""
 
 import csv
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,17 +64,17 @@ def verdict_map(rows: DataFrame, x: str, y: str | None = None):
     columns = sorted(rows[x].unique())
     lines = sorted(rows[y].unique()) if y is not None else [None]
     panels = _panels(rows, x, y)
-    across = min(len(panels), 3 if len(columns) < 5 else 2)
+    tasks = rows.task.nunique()
+    across = min(tasks if tasks > 1 else len(panels), 3 if len(columns) < 5 else 2)  # a row for each optimizer, where they fit
     down = -(-len(panels) // across)
     with matplotlib.rc_context(STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
         width, height = 0.72 * len(columns) + 1.0, 0.5 * len(lines) + 0.8
         figure = Figure(figsize=(max(across * width, 4.6), down * height + 0.4))
         grid = figure.subplots(down, across, squeeze=False)
-        for axes, (title, panel) in itertools.zip_longest(grid.flat, panels, fillvalue=(None, None)):
-            if panel is None:
-                axes.set_visible(False)
-            else:
-                _draw(axes, title, panel, (x, columns), (y, lines))
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (title, panel) in zip(grid.flat, panels, strict=False):
+            _draw(axes, title, panel, (x, columns), (y, lines))
         _legend(figure)
     return figure
 
@@ -86,12 +85,13 @@ def settings(rows: DataFrame) -> list[str]:
 
 
 def _panels(rows: DataFrame, x: str, y: str | None):
-    keys = [key for key in ("task", "optimizer", *settings(rows)) if key not in (x, y)]
+    keys = [key for key in ("optimizer", "task", *settings(rows)) if key not in (x, y)]
+    order = {name: i for i, name in enumerate(rows.optimizer.unique())}
     panels = []
-    for values, panel in rows.groupby(keys, sort=False) if keys else [((), rows)]:
+    groups = rows.groupby(keys, sort=False) if keys else [((), rows)]
+    for values, panel in sorted(groups, key=lambda group: order[group[1].optimizer.iloc[0]] if "optimizer" in keys else 0):
         named = dict(zip(keys, values, strict=True))
-        words = [str(named[key]) for key in ("optimizer", "task") if key in named]
-        words += [f"{key} {value}" for key, value in named.items() if key not in ("task", "optimizer")]
+        words = [str(v) if key in ("optimizer", "task") else f"{_words(key)} {v}" for key, v in named.items()]
         panels.append((", ".join(words), panel))
     return panels
 
@@ -146,6 +146,7 @@ def write_map(rows: DataFrame, folder, x: str, y: str | None = None) -> Path:
     counts = rows.groupby(["optimizer", "verdict"], sort=False).size()
     page = template("map.html.j2").render(
         image=image[image.index("<svg") :],
+        width=round(60 * picture.figure.get_figwidth()),  # pixels under which its words cannot be read
         varied=varied,
         words=_words,
         headline=[

@@ -72,7 +72,7 @@ def _require_same(a: Comparison, b: Comparison):
         for name in a.protocol[members].keys() & b.protocol[members].keys():
             compare(f"{kind} {name}:", plain(a.protocol[members][name]), plain(b.protocol[members][name]))
     for name in a.protocol["optimizers"].keys() & b.protocol["optimizers"].keys():
-        compare(f"budget of {name}", *(plain(c.protocol.get("budgets") or {}).get(name) for c in (a, b)))
+        compare(f"budget of {name}", *((c.protocol.get("budgets") or {}).get(name) for c in (a, b)))
     for task in a.targets.keys() & b.targets.keys():
         compare(f"target of {task}", a.targets[task], b.targets[task])
     for part in ("versions", "jnn_source_sha256", "device"):

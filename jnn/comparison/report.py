@@ -13,7 +13,7 @@ from pathlib import Path
 from jnn.comparison.errors import InputError, ReportError
 from jnn.comparison.figures import pictures, svg
 from jnn.comparison.results import Comparison
-from jnn.comparison.rows import HEADINGS, budget_words, certainty, cost, headline, rows
+from jnn.comparison.rows import HEADINGS, budget_words, certainty, cost, headline, rows, title
 from jnn.comparison.tables import latex, markdown, measure_table, verdict_table
 
 RESULTS = ("report.html", "results.json", "trials.csv", "tables.md", "tables.tex", "figures")
@@ -74,17 +74,18 @@ def _write_files(comparison: Comparison, folder: Path):
     os.replace(folder / "trials.csv.part", folder / "trials.csv")
     verdicts, others = verdict_table(comparison), measure_table(comparison)
     write(folder / "tables.md", f"{markdown(verdicts)}\n{markdown(others)}")
-    write(folder / "tables.tex", "% needs \\usepackage{booktabs}\n" + latex(verdicts, "verdicts") + latex(others, "measures"))
+    tex = latex(verdicts, "verdicts") + latex(others, "measures")
+    write(folder / "tables.tex", f"% needs \\usepackage{{booktabs,graphicx}}\n{tex}")
     sections, captions = [], []
-    for title, caption, drawn in pictures(comparison):
+    for heading, caption, drawn in pictures(comparison):
         images = []
         for picture in drawn:
             image = svg(picture)
             write(folder / "figures" / f"{picture.name}.svg", image)
             picture.figure.savefig(folder / "figures" / f"{picture.name}.pdf", metadata={"CreationDate": None})
-            images.append((f"{title}: {picture.task}", image[image.index("<svg") :]))
-        sections.append((title, caption, images))
-        captions.append(f"## {title}\n\n{', '.join(picture.name for picture in drawn)}\n\n{caption}\n")
+            images.append((f"{heading}: {picture.task}", image[image.index("<svg") :]))
+        sections.append((heading, caption, images))
+        captions.append(f"## {heading}\n\n{', '.join(picture.name for picture in drawn)}\n\n{caption}\n")
     write(folder / "figures" / "captions.md", "\n".join(captions))
     write(folder / "report.html", page(comparison, sections))
 
@@ -95,6 +96,7 @@ def page(comparison: Comparison, sections) -> str:
         comparison=comparison,
         protocol=comparison.protocol,
         environment=comparison.environment,
+        title=title(comparison),
         headings=HEADINGS,
         rows=rows(comparison),
         headline=headline(comparison),

@@ -48,14 +48,26 @@ def rows(comparison: Comparison) -> dict[str, list[Row]]:
 
 
 NAMED = 4  # so many tasks are named in a sentence; more are counted
+ALONE = 6  # so many opponents have a sentence each; more are sorted into four
+
+
+def title(comparison: Comparison) -> str:
+    """Who is judged against whom."""
+    reference = comparison.protocol["reference"]
+    others = [name for name in comparison.protocol["optimizers"] if name != reference]
+    return f"{', '.join(others) if len(others) <= ALONE else f'{len(others)} optimizers'} against {reference}"
 
 
 def headline(comparison: Comparison) -> list[str]:
-    """Whether budgets were unequal; then one sentence for each optimizer: on which tasks, or on how many, it is what."""
+    """Whether budgets were unequal; then one sentence for each optimizer: on which tasks, or on how many, it is what. Of many
+    optimizers, which are better somewhere, worse somewhere, both, neither."""
     reference = comparison.protocol["reference"]
     unequal = budget_words(comparison.protocol)
     sentences = [unequal] if unequal else []
-    for name, group in comparison.verdicts.groupby("optimizer", sort=False):
+    by_optimizer = dict(iter(comparison.verdicts.groupby("optimizer", sort=False)))
+    if len(by_optimizer) > ALONE:
+        return sentences + _sorted_headline(by_optimizer, reference)
+    for name, group in by_optimizer.items():
         by_verdict = group.groupby("verdict", sort=False).task.agg(list)
         order = [v for v in VERDICTS if v in by_verdict]
         parts = [f"{PHRASES[v].format(reference=reference)} on {_some(by_verdict[v], len(group))}" for v in order]
@@ -64,14 +76,32 @@ def headline(comparison: Comparison) -> list[str]:
 
 
 def _some(tasks: list[str], of: int) -> str:
-    return ", ".join(tasks) if of <= NAMED else f"{len(tasks)} of {of} tasks"
+    if of <= NAMED:
+        return ", ".join(tasks)
+    return f"all {of} tasks" if len(tasks) == of else f"{len(tasks)} of {of} tasks"
+
+
+def _sorted_headline(by_optimizer, reference: str) -> list[str]:
+    kinds: dict[tuple[bool, bool], list[str]] = {(True, False): [], (False, True): [], (True, True): [], (False, False): []}
+    for name, group in by_optimizer.items():
+        better, worse = (int((group.verdict == verdict).sum()) for verdict in ("better", "worse"))
+        one_sided = (better > 0) != (worse > 0)
+        counts = f" ({better + worse} of {len(group)} tasks)" if one_sided and len(group) > 1 else ""
+        kinds[better > 0, worse > 0].append(name + counts)
+    words = (
+        f"Better than {reference} on a task and worse on none",
+        f"Worse than {reference} on a task and better on none",
+        "Better on one task and worse on another",
+        "Neither better nor worse on any task",
+    )
+    return [f"{word}: {', '.join(names)}." for word, names in zip(words, kinds.values(), strict=True) if names]
 
 
 def budget_words(protocol: dict[str, Any]) -> str:
     """A sentence that says which budgets were unequal; nothing where all were equal."""
     words = {"trials": "{} trials", "steps_factor": "{:g} times the steps"}
     budgets = [
-        f"{name} had {' and '.join(words.get(key, key + ' {}').format(value) for key, value in budget.items())}"
+        f"{name} had {' and '.join(words.get(key, f'{key} {{}}').format(value) for key, value in budget.items())}"
         for name, budget in (protocol.get("budgets") or {}).items()
         if budget
     ]

@@ -60,15 +60,15 @@ def _columns(table, reference: str) -> dict[str, Callable[[dict[str, Any]], str]
         score.replace("_", " "): lambda row, score=score: _with_deviation(row[score], row[f"{score}_sd"]) for score in scores
     }
     if table.steps_to_target.notna().any():
-        columns["steps to target"] = lambda row: _time(row, "steps", 1)
+        columns["steps to target"] = lambda row: _time(row, "steps", 1) + _never(row)
     if table.seconds_to_target.notna().any():
-        columns["seconds"] = lambda row: _time(row, "seconds", row["seconds_per_step"])
+        columns["seconds to target"] = lambda row: _time(row, "seconds", row["seconds_per_step"])
     if table.step_time_ratio.notna().any():
         columns["step time"] = lambda row: "" if math.isnan(row["step_time_ratio"]) else _step_time(row, reference)
     if table.state_bytes.notna().any():
         columns["state"] = lambda row: _bytes(row["state_bytes"])
     columns["diverged trials"] = lambda row: f"{100 * row['diverged_trials']:.0f} %"
-    columns["finals"] = lambda row: str(row["diverged_finals"])
+    columns["diverged finals"] = lambda row: str(row["diverged_finals"])
     return columns
 
 
@@ -77,11 +77,16 @@ def _with_deviation(mean: float, deviation: float) -> str:
 
 
 def _time(row, unit: str, of_a_step: float) -> str:
-    median, never = row[f"{unit}_to_target"], row["not_reached"]
+    median = row[f"{unit}_to_target"]
     if math.isnan(median):
         return ""
-    found = f"{median:.3g}" if math.isfinite(median) else f"> {row['last_step'] * of_a_step:.3g}"
-    return f"{found} ({100 * never:.0f} % never)" if never else found
+    never = not math.isfinite(median)
+    taken = row["last_step"] * of_a_step if never else median
+    return ("> " if never else "") + (f"{taken:,.0f}" if taken >= 100 else f"{taken:.3g}")
+
+
+def _never(row) -> str:
+    return f" ({100 * row['not_reached']:.0f} % never)" if row["not_reached"] > 0 else ""
 
 
 def _step_time(row, reference: str) -> str:
@@ -111,25 +116,38 @@ def markdown(table: Table) -> str:
     return f"{body}\n\n{table.caption}\n"
 
 
+LINES = 40  # of a LaTeX table: more do not fit on a page
+
+
 def latex(table: Table, label: str) -> str:
-    """A table environment that needs the package booktabs."""
-    words = [index for index, heading in enumerate(table.headings) if heading in ("optimizer", "verdict")]
-    columns = "".join("l" if index in words else "r" for index in range(len(table.headings)))
+    """Table environments that need the packages booktabs and graphicx: as many as it takes, each no wider than the text."""
+    pages: list[dict[str, list[list[str]]]] = [{}]
+    for task, group in table.groups.items():
+        for start in range(0, len(group), LINES):
+            part = group[start : start + LINES]
+            if sum(map(len, pages[-1].values())) + len(part) > LINES:
+                pages.append({})
+            pages[-1][task] = part
+    return "\n".join(_latex_page(table, groups, label, number) for number, groups in enumerate(pages, 1))
+
+
+def _latex_page(table: Table, groups, label: str, number: int) -> str:
+    columns = "".join("l" if heading in ("optimizer", "verdict") else "r" for heading in table.headings)
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(table.caption)}}}",
-        rf"\label{{tab:{label}}}",
+        rf"\caption{{{_tex(table.caption if number == 1 else 'Continued.')}}}",
+        rf"\label{{tab:{label}{'' if number == 1 else f'-{number}'}}}",
         r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(map(_tex, table.headings)) + r" \\",
     ]
-    for task, group in table.groups.items():
+    for task, group in groups.items():
         lines += [r"\midrule", rf"\multicolumn{{{len(columns)}}}{{l}}{{\textbf{{{_tex(task)}}}}} \\"]
         lines += [" & ".join(map(_tex, row)) + r" \\" for row in group]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
 
 
 def _tex(text: str) -> str:
