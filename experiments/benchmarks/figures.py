@@ -10,7 +10,7 @@ def step_table(results: dict[str, Any]) -> str:
     peers = list(dict.fromkeys(label for found in results["workloads"].values() for label in found["ratio"]))
     lines = [_row(["ms per step", *labels]), _rule(len(labels) + 1)]
     for name, found in results["workloads"].items():
-        lines.append(_row([name, *(f"{found['ms'][n]['median']:.3g}" if n in found["ms"] else "" for n in labels)]))
+        lines.append(_row([name, *(_three_digits(found["ms"][n]["median"]) if n in found["ms"] else "" for n in labels)]))
     lines += ["", _row(["jnn's time as a share of", *peers]), _rule(len(peers) + 1)]
     for name, found in results["workloads"].items():
         lines.append(_row([name, *(_spread(found["ratio"][n]) if n in found["ratio"] else "" for n in peers)]))
@@ -44,10 +44,13 @@ def step_picture(results: dict[str, Any], file: Path):
     from matplotlib.figure import Figure
 
     workloads = results["workloads"]
-    figure = Figure(figsize=(2.6 * max(len(workloads), 2), 3.2), layout="constrained")
-    for axes, (name, found) in zip(
-        figure.subplots(1, len(workloads), sharex=True, squeeze=False)[0], workloads.items(), strict=True
-    ):
+    across = min(len(workloads), 3)  # three side by side are still readable on a page
+    down = -(-len(workloads) // across)
+    figure = Figure(figsize=(3 * max(across, 2), 2.3 * down + 0.4), layout="constrained")
+    grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
+    for axes in grid[len(workloads) :]:
+        axes.remove()
+    for axes, (name, found) in zip(grid, workloads.items(), strict=False):
         ratios = found["ratio"]
         for place, ratio in enumerate(ratios.values()):
             colour = "#1b7f5c" if ratio["median"] <= 1 else "#b3541e"
@@ -68,8 +71,12 @@ def _numbers(results, key, title, factor) -> str:
     lines = [_row([title, *labels]), _rule(len(labels) + 1)]
     for name, found in results["workloads"].items():
         values = (found[key].get(label) for label in labels)
-        lines.append(_row([name, *("" if value is None else f"{factor * value:.3g}" for value in values)]))
+        lines.append(_row([name, *("" if value is None else _three_digits(factor * value) for value in values)]))
     return "\n".join(lines)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _spread(ratio) -> str:
