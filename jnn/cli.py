@@ -1,17 +1,23 @@
-"""The command line: `jnn compare`."""
+"""The command line: `jnn compare` and `jnn report`."""
 
 import argparse
 import importlib
 import sys
 import traceback
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from jnn.comparison.entrants import CandidateError, find_factory
-from jnn.comparison.errors import InputError, ReportError
-from jnn.comparison.protocol import compare
+from jnn import listings
+from jnn.comparison.calibration import calibrate
+from jnn.comparison.entrants import find_factory
+from jnn.comparison.errors import CandidateError, InputError, ReportError
+from jnn.comparison.grids import verdict_map
+from jnn.comparison.plans import make_plan
+from jnn.comparison.protocol import run_plan
 from jnn.comparison.spaces import parse
-from jnn.comparison.tasks import DEFAULT_TASKS, TASKS
+from jnn.comparison.store import digest, identity
+from jnn.comparison.suite import DEFAULT_TASKS, SUITE, TASKS
 from jnn.data import DataError
 
 DEFAULT_AGAINST = "momentum,optax:adamw,optax:lion"
@@ -23,6 +29,12 @@ EPILOG = """examples:
       your optimizer, a function of learning_rate that returns a pair (init, update), against adam
   jnn compare --candidate mine.py:my_optimizer --against momentum,optax:adamw --space my_optimizer.learning_rate=1e-4:1
       with other opponents and a search space of your own
+  jnn compare --candidate mine.py:my_optimizer --vary steps=100,300,1000 --vary batch_size=16,64
+      a map of where it wins and where it loses
+  jnn compare --candidate mine.py:my_optimizer --dry-run
+      what would run, and how long it would take
+
+Stopped by Ctrl-C or killed, the same command goes on where it was.
 """
 
 
@@ -43,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; nothing has been written", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
 
 
@@ -99,9 +111,24 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks",
         default=",".join(DEFAULT_TASKS),
         metavar="NAMES",
-        help=f"with commas, from {', '.join(TASKS)} (default: %(default)s)",
+        help=f"with commas, from {', '.join(TASKS)}, `suite` for the eight of real data, or your own as path/to/file.py:name "
+        "(default: %(default)s)",
     )
-    command.add_argument("--trials", type=int, default=8, help="search points for each study (default: %(default)s)")
+    command.add_argument(
+        "--size", choices=("quick", "full"), default="quick", help="of the tasks, for a CPU or an accelerator (default: quick)"
+    )
+    command.add_argument(
+        "--trials",
+        default="8",
+        metavar="N",
+        help="search points for each study (default: %(default)s); 8,mine=16 gives one optimizer others",
+    )
+    command.add_argument(
+        "--steps", metavar="N", help="of each training, instead of the task's; 500,mine=250 gives one optimizer others"
+    )
+    command.add_argument(
+        "--unequal", action="store_true", help="allow unequal numbers of trials or steps; the report says so in its headline"
+    )
     command.add_argument(
         "--studies", type=int, default=32, help="complete replications, the unit of the statistics (default: %(default)s)"
     )
@@ -110,48 +137,175 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTIMIZER.HYPERPARAMETER=LOW:HIGH",
-        help="a search space: logarithmic as 1e-4:1, else 0.5:0.99:linear, or one number to fix it",
+        help="a search space: logarithmic as 1e-4:1, else 0.5:0.99:linear or 0.9:0.999:complement (1 - x is searched on a "
+        "logarithmic scale), or one number to fix it; `warmup` is a share of the steps",
+    )
+    command.add_argument(
+        "--wide", action="store_true", help="search all hyperparameters of the table of spaces, not learning rates alone"
     )
     command.add_argument(
         "--margin", type=float, default=0.01, help="the share of the loss that does not matter (default: %(default)s)"
     )
+    command.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUES",
+        help="repeat the comparison over a grid, as in steps=100,300,1000, batch_size=16,64, width=32,128, label_noise=0,0.2 "
+        "or trials=2,8, and draw a map of the verdicts; may be given several times",
+    )
+    command.add_argument(
+        "--calibrate",
+        type=int,
+        nargs="?",
+        const=100,
+        metavar="COMPARISONS",
+        help="compare the reference with itself so many times (100) and print the share of false verdicts",
+    )
     command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    command.add_argument("--out", type=Path, help="folder for report.html and the results (default: a new one in runs/)")
+    command.add_argument("--out", type=Path, help="folder for report.html and the results (default: one in runs/)")
     command.add_argument("--overwrite", action="store_true", help="replace results that the folder holds")
+    command.add_argument("--list", action="store_true", help="print the tasks and the optimizers that can be compared")
+    command.add_argument("--dry-run", action="store_true", help="print what would run, and how long it would take")
     command.set_defaults(run=_compare)
+
+    report = commands.add_parser(
+        "report",
+        help="rebuild a report from stored results, or join those of several folders",
+        description="Rebuilds the report of a folder from its results.json. Several folders are joined into one report in "
+        "--out; their versions, tasks and protocol must agree.",
+    )
+    report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    report.add_argument("--out", type=Path, help="folder for the report (default: the folder itself, if it is one)")
+    report.set_defaults(run=_report)
     return parser
 
 
 def _compare(options) -> int:
-    from rich.console import Console
-
-    out = options.out or _new_folder(Path("runs") / datetime.now().strftime("compare-%Y-%m-%d-%H%M%S"))
+    if options.list:
+        _print(listings.available())
+        return 0
     against = options.against if options.against is not None else "" if options.candidate else DEFAULT_AGAINST
+    if options.calibrate is not None:
+        return _calibrate(options)
     optimizers = _optimizers(options.candidate, [options.reference, *_names(against)])
-    comparison = compare(
-        optimizers,
-        _names(options.tasks),
-        reference=options.reference,
-        spaces=_spaces(options.space),
-        trials=options.trials,
-        studies=options.studies,
-        margin=options.margin,
-        seed=options.seed,
-        out=out,
-        overwrite=options.overwrite,
-    )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 110  # of a file or a pipe nothing is known, and 80 columns would leave out half of the table
-    console.print(comparison)
-    console.print(f"Report: {Path(comparison.folder or out) / 'report.html'}", soft_wrap=True, highlight=False)
+    common = {
+        "optimizers": optimizers,
+        "tasks": _tasks(options.tasks),
+        "size": options.size,
+        "reference": options.reference,
+        "spaces": _spaces(options.space),
+        "studies": options.studies,
+        "margin": options.margin,
+        "seed": options.seed,
+        "wide": options.wide,
+    }
+    trials = _budget("trials", options.trials, optimizers)
+    if options.vary:
+        return _map(options, common, trials)
+    steps = None if options.steps is None else _budget("steps", options.steps, optimizers)
+    plan = make_plan(**common, trials=trials, steps=steps, unequal=options.unequal)
+    out = options.out or Path("runs") / f"compare-{digest(identity(plan))}"
+    if options.dry_run:
+        _print(listings.dry_run(plan, out))
+        return 0
+    comparison = run_plan(plan, out, options.overwrite)
+    _print(comparison)
+    _say(f"Report: {Path(comparison.folder or out) / 'report.html'}")
     return 0
 
 
-def _new_folder(path: Path) -> Path:
-    """A path like this one where nothing is yet: two comparisons may start in the same second."""
-    candidates = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 100))]
-    return next(candidate for candidate in candidates if not candidate.exists())
+def _map(options, common: dict, trials) -> int:
+    if options.steps is not None or options.unequal or options.dry_run:
+        raise InputError("--vary does not go together with --steps, --unequal and --dry-run")
+    vary = {}
+    for text in options.vary:
+        name, equals, values = text.partition("=")
+        if not equals or not _names(values):
+            raise InputError(f"--vary is given as SETTING=VALUE,VALUE, got {text!r}")
+        vary[name] = [_number(name, value) for value in _names(values)]
+    out = options.out or Path("runs") / f"map-{digest({**vars(options), 'run': '', 'out': ''})}"
+    found = verdict_map(**common, trials=trials, vary=vary, out=out, overwrite=options.overwrite)
+    _print(listings.verdicts(found))
+    _say(f"Map: {out / 'map.html'}")
+    return 0
+
+
+def _calibrate(options) -> int:
+    if options.candidate or options.against or options.vary:
+        raise InputError("--calibrate compares the reference with itself: no candidate, no opponents, no --vary")
+    if options.calibrate < 1:
+        raise InputError(f"--calibrate must be at least 1, got {options.calibrate}")
+    found = calibrate(
+        find_factory(options.reference),
+        _tasks(options.tasks),
+        size=options.size,
+        space=_spaces(options.space).get(options.reference, {}),
+        comparisons=options.calibrate,
+        trials=_budget("trials", options.trials, {}),
+        studies=options.studies,
+        margin=options.margin,
+        seed=options.seed,
+    )
+    _print(listings.calibration(found, options.reference))
+    return 0
+
+
+def _report(options) -> int:
+    from jnn.comparison.merging import merge
+    from jnn.comparison.report import write_report
+    from jnn.comparison.results import Comparison
+
+    if len(options.folders) > 1 and options.out is None:
+        raise InputError("several folders are joined into a new one: give --out")
+    comparison, *others = [Comparison.load(folder) for folder in options.folders]
+    for other in others:
+        comparison = merge(comparison, other)
+    out = options.out or options.folders[0]
+    write_report(comparison, out)
+    _print(comparison)
+    _say(f"Report: {out / 'report.html'}")
+    return 0
+
+
+def _print(renderable):
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 110  # of a file or a pipe nothing is known, and 80 columns would leave out half of the table
+    console.print(renderable)
+
+
+def _say(line: str):
+    from rich.console import Console
+
+    Console().print(line, soft_wrap=True, highlight=False)
+
+
+def _budget(name: str, text: str, optimizers: dict[str, Callable]) -> Any:
+    """ "8", or "8,mine=16": a number for all, or a dict with one for each."""
+    first, *others = _names(text)
+    common = _number(name, first)
+    if not others:
+        return common
+    found = dict.fromkeys(optimizers, common)
+    for other in others:
+        optimizer, equals, number = other.partition("=")
+        if not equals or optimizer not in found:
+            raise InputError(f"--{name} is NUMBER or NUMBER,OPTIMIZER=NUMBER for one of {', '.join(optimizers)}, got {other!r}")
+        found[optimizer] = _number(name, number)
+    return found
+
+
+def _number(name: str, text: str) -> Any:
+    """A whole number, else a real one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise InputError(f"{name} takes numbers, got {text!r}")
 
 
 def _optimizers(candidates: list[str], opponents: list[str]) -> dict:
@@ -176,6 +330,10 @@ def _spaces(texts: list[str]) -> dict:
             raise InputError(f"a space is given as OPTIMIZER.HYPERPARAMETER=LOW:HIGH, got {text!r}")
         found.setdefault(optimizer, {})[hyperparameter] = parse(space)
     return found
+
+
+def _tasks(text: str) -> list[str]:
+    return [name for given in _names(text) for name in (SUITE if given == "suite" else [given])]
 
 
 def _names(text: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Many training runs in one compiled program."""
 
-import inspect
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -47,7 +46,7 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
         # arguments or what `train` closes over may be traced, and belong to this thread's trace
         traced = get_opaque_trace_state() != pool.submit(get_opaque_trace_state).result()
         if traced:
-            results = inspect.unwrap(_over_lanes)(train, lanes, shared)
+            results = over_lanes(train, lanes, shared)
         elif workers == 1:
             results = _over_lanes(train, lanes, shared)
         else:
@@ -59,8 +58,9 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
     return jax.tree.map(lambda a: a.reshape(trials, seeds, *a.shape[1:]), results)
 
 
-@partial(jax.jit, static_argnums=0)
-def _over_lanes(train, lanes, shared):
+def over_lanes(train: Callable, lanes: tuple, shared: tuple = ()):
+    """`train(*lane, *shared)` for each entry of the leading axis of `lanes`, as one program in the form that is quickest here:
+    see `sweep`."""
     from jax.extend.core import jaxpr_as_fun
 
     first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype, weak_type=jax.typeof(a).weak_type), lanes)
@@ -74,6 +74,9 @@ def _over_lanes(train, lanes, shared):
     if jax.default_backend() == "cpu" and _is_of_large_products(program.jaxpr):
         return jax.lax.map(run, lanes)
     return jax.vmap(run)(lanes)
+
+
+_over_lanes = partial(jax.jit, static_argnums=0)(over_lanes)
 
 
 # operations; where both ways took the same time on the 2 cores that they were measured on

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jnn.closures import holds_tracer
 from jnn.data.orders import batch_order
+from jnn.optim.averages import eval_params
 from jnn.optim.updates import apply_updates, call_update
 from jnn.types import Fitted, Objective, Optimizer, Training, TrainState
 
@@ -18,7 +19,8 @@ def training(objective: Objective, optimizer: Optimizer) -> Training:
 
     init(key, batch) -> TrainState; of the batch only shapes and dtypes are read.
     step(train_state, batch) -> (TrainState, metrics): one update; metrics are {"loss": ..., **those of the objective},
-        before the update. With train=False the TrainState comes back as it was, and the metrics are those of evaluation.
+        before the update. With train=False the TrainState comes back as it was, and the metrics are those of evaluation, of
+        `jnn.optim.eval_params`.
 
     An optimizer whose `update` takes `value`, `grad` or `value_fn` is given them: the loss, its gradient, and the loss as a
     function of the parameters on this batch.
@@ -34,7 +36,7 @@ def training(objective: Objective, optimizer: Optimizer) -> Training:
     def step(train_state, batch, *, train=True):
         params, state, opt_state, run_key, count = train_state
         if not train:
-            value, aux = loss(params, state, batch, train=False)
+            value, aux = loss(eval_params(opt_state, params), state, batch, train=False)
             return train_state, {"loss": value, **aux.metrics}
         key = jax.random.fold_in(run_key, count)
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, state, batch, key=key, train=True)

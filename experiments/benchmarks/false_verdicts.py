@@ -20,7 +20,7 @@ import jnn
 from experiments.benchmarks import records
 from jnn.comparison import plans, statistics, studies
 from jnn.comparison.progress import Progress
-from jnn.comparison.tasks import DEFAULT_TASKS
+from jnn.comparison.suite import DEFAULT_TASKS
 
 
 def loser(learning_rate):

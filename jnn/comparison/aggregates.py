@@ -38,8 +38,9 @@ def interquartile_mean(scores) -> np.ndarray:
 def bootstrapped(scores, statistic: Callable, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """(tasks, studies) -> the statistic of all runs and its 95 % percentile interval, studies drawn anew within each task.
 
-    statistic: (draws, runs) -> (draws, ...). Agarwal et al. 2021, section 4. With few studies a percentile interval is too
-    narrow: it covers some 88 % at 8 runs, 93 % and more from 30 on. It holds for these tasks, not for others."""
+    statistic: (draws, runs) -> (draws, ...). Agarwal et al. 2021, section 4. With few studies a percentile interval is a
+    little too narrow: of the interquartile mean of normal scores it covered 91 to 94 % at 8, 94 to 95 % at 32. It holds for
+    these tasks, not for others."""
     scores = np.asarray(scores, float)
     tasks, studies = scores.shape
     chosen = np.random.default_rng(seed).integers(studies, size=(draws, tasks, studies))

@@ -50,7 +50,7 @@ def map_rows(comparisons: Sequence[tuple[Mapping[str, Any], Comparison]]) -> Dat
     return pd.DataFrame(found)
 
 
-def verdict_map(rows: DataFrame, x: str, y: str | None = None):
+def map_figure(rows: DataFrame, x: str, y: str | None = None):
     """A matplotlib Figure: one panel for each task and optimizer (and each value of any other setting), one cell for each
     value of the columns x and y, with the verdict as colour and sign and the difference in percent of the reference's loss.
 
@@ -134,7 +134,7 @@ def write_map(rows: DataFrame, folder, x: str, y: str | None = None) -> Path:
     """map.html: the map first, then its table; beside it map.csv, and the figure as SVG and PDF. Returns the page's path."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    picture = Picture("map", "verdicts", verdict_map(rows, x, y))
+    picture = Picture("map", "verdicts", map_figure(rows, x, y))
     image = svg(picture)
     write(folder / "map.svg", image)
     picture.figure.savefig(folder / "map.pdf", metadata={"CreationDate": None})

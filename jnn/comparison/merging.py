@@ -23,13 +23,15 @@ def merge(a: Comparison, b: Comparison) -> Comparison:
     protocol = dict(a.protocol)
     for part in ("tasks", "optimizers", "budgets"):
         if part in a.protocol or part in b.protocol:
-            protocol[part] = (a.protocol.get(part) or {}) | (b.protocol.get(part) or {})
+            protocol[part] = a.protocol.get(part, {}) | b.protocol.get(part, {})
+    ours, theirs = (c.protocol["lanes_used"] for c in (a, b))
+    protocol["lanes_used"] = {task: theirs.get(task, {}) | ours.get(task, {}) for task in protocol["tasks"]}
     protocol["notes"] = list(dict.fromkeys(a.protocol["notes"] + b.protocol["notes"]))
     trials = pd.concat([a.trials, b.trials[is_added]], ignore_index=True)
     environment = a.environment | {
         "date": max(a.environment["date"], b.environment["date"]),
         "seconds": round(a.environment["seconds"] + b.environment["seconds"], 1),
-        "trainings": len(trials),
+        "trainings": a.environment["trainings"] + b.environment["trainings"] - _trainings(a, shared),
     }
     if a.environment["machine"] != b.environment["machine"]:
         processors = dict.fromkeys((a.environment["machine"]["processor"], b.environment["machine"]["processor"]))
@@ -66,13 +68,13 @@ def _require_same(a: Comparison, b: Comparison):
         elif one != other:
             found.append(f"{what} ({_short(one)} and {_short(other)})")
 
-    mixed = ("tasks", "optimizers", "budgets", "notes")
+    mixed = ("tasks", "optimizers", "budgets", "lanes_used", "notes")
     compare("", *({key: value for key, value in c.protocol.items() if key not in mixed} for c in (a, b)))
     for kind, members in (("task", "tasks"), ("optimizer", "optimizers")):
         for name in a.protocol[members].keys() & b.protocol[members].keys():
             compare(f"{kind} {name}:", plain(a.protocol[members][name]), plain(b.protocol[members][name]))
     for name in a.protocol["optimizers"].keys() & b.protocol["optimizers"].keys():
-        compare(f"budget of {name}", *((c.protocol.get("budgets") or {}).get(name) for c in (a, b)))
+        compare(f"budget of {name}", *(c.protocol.get("budgets", {}).get(name) for c in (a, b)))
     for task in a.targets.keys() & b.targets.keys():
         compare(f"target of {task}", a.targets[task], b.targets[task])
     for part in ("versions", "jnn_source_sha256", "device"):
@@ -88,6 +90,14 @@ def _short(value) -> str:
 
 def _cells(comparison: Comparison) -> set[tuple[str, str]]:
     return set(zip(comparison.trials.task, comparison.trials.optimizer, strict=True))
+
+
+def _trainings(comparison: Comparison, cells) -> int:
+    """How many trainings these cells took, the reference's separate studies included."""
+    studies, separate = comparison.protocol["studies"], comparison.protocol["target_studies"]
+    of_each = comparison.trials.groupby(["task", "optimizer"]).size() // studies
+    reference = comparison.protocol["reference"]
+    return sum(int(of_each[task, name]) * (studies + separate * (name == reference)) for task, name in cells)
 
 
 def _runs(comparison: Comparison, task: str, name: str):

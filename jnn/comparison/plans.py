@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jnn.comparison.entrants import Entrant, enter, takes_traced
+from jnn.comparison.entrants import Entrant, enter, schedule_of, takes_traced
 from jnn.comparison.errors import InputError
-from jnn.comparison.tasks import Examples, Task, find_task
+from jnn.comparison.suite import find_task
+from jnn.comparison.tasks import Examples, Task, bound, count_pool
 from jnn.data.datasets import MissingDataError
-from jnn.trainings import count_examples
 
 
 class Plan(NamedTuple):
@@ -21,35 +21,52 @@ class Plan(NamedTuple):
     tasks: list[Task]
     entrants: list[Entrant]
     reference: str
-    trials: int
     studies: int
     margin: float
     seed: int
-    lanes: int  # runs at a time in one program
+    lanes: int  # runs at a time in one program, at most: fewer where the device's memory asks for it
+    target_studies: int  # separate studies of the reference, whose final losses set the target of steps-to-target
     traced: dict[tuple[str, str], bool]  # (task, optimizer) -> hyperparameters are arguments of the program
+    schedules: dict[str, str]  # optimizer -> "its own", "the task's" or "none"
     examples: dict[str, Examples]
     notes: list[str]  # what was asked for and cannot run
 
 
-def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, seed) -> Plan:
+def make_plan(
+    optimizers,
+    tasks,
+    reference,
+    spaces,
+    trials,
+    studies,
+    margin,
+    seed,
+    *,
+    steps=None,
+    unequal: bool = False,
+    wide: bool = False,
+    size: str = "quick",
+) -> Plan:
     """Checks everything that can be checked without training. Raises InputError or DataError."""
-    for name, value, least in (("trials", trials, 1), ("studies", studies, 2)):
-        if not isinstance(value, int | np.integer) or value < least:
-            why = ": an interval needs at least two" if name == "studies" and value == 1 else ""
-            raise InputError(f"{name} must be a whole number of at least {least}, got {value}{why}")
+    for argument, value in (("optimizers", optimizers), ("spaces", spaces)):
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise InputError(f"{argument} must be a dict with names as keys, got {value!r}")
+    _require_whole("studies", studies, 2)
+    trials = _budgets("trials", trials, optimizers, unequal)
+    steps = _budgets("steps", steps, optimizers, unequal)
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise InputError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
     if not isinstance(margin, int | float) or not 0 <= margin < 1:
         raise InputError(f"margin is a share of the reference's loss and lies in [0, 1), got {margin}")
-    for argument, value in (("optimizers", optimizers), ("spaces", spaces)):
-        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-            raise InputError(f"{argument} must be a dict with names as keys, got {value!r}")
     for name, space in spaces.items():
         if not isinstance(space, Mapping):
             raise InputError(f"spaces[{name!r}] must be a dict from hyperparameters to spaces, got {space!r}")
     if isinstance(tasks, str) or not tasks:
         raise InputError(f"tasks must be a list of at least one name, got {tasks!r}")
-    found = [find_task(task) for task in tasks]
+    found = [find_task(task, size) for task in tasks]
+    if None not in steps.values() and len(set(steps.values())) == 1:
+        found = [task._replace(steps=next(iter(steps.values()))) for task in found]
+        steps = dict.fromkeys(optimizers)
     names = [task.name for task in found]
     for name in names:
         if not re.fullmatch(r"[\w.-]+", name):
@@ -63,7 +80,10 @@ def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, see
     for name in spaces:
         if name not in optimizers:
             raise InputError(f"a space is given for {name!r}, which is not among the optimizers {', '.join(optimizers)}")
-    entrants = [enter(name, factory, spaces.get(name, {})) for name, factory in optimizers.items()]
+    entrants = [
+        enter(name, factory, spaces.get(name, {}), wide=wide)._replace(trials=trials[name], steps=steps[name])
+        for name, factory in optimizers.items()
+    ]
 
     examples, missing = {}, []
     for task in found:
@@ -75,30 +95,80 @@ def make_plan(optimizers, tasks, reference, spaces, trials, studies, margin, see
         raise missing[0][1]
     found = [task for task in found if task.name in examples]
 
-    traced = {}
+    traced, schedules = {}, {}
     for task in found:
-        size = count_examples(examples[task.name].pool, task.name)
-        held_out = count_held_out(task, examples[task.name])
-        if not 1 <= task.points <= task.steps or task.validation < 1:
-            raise InputError(f"{task.name}: {task.points} points of {task.steps} steps, {task.validation} validation examples")
-        if size - held_out < task.batch_size:
-            raise InputError(f"{task.name}: {size} examples less {held_out} held out do not fill a batch of {task.batch_size}")
-        batch = a_batch(task, examples[task.name].pool)
+        of_task = examples[task.name]
+        total, held_out = count_pool(task, of_task), count_held_out(task, of_task)
+        for horizon in (for_entrant(task, entrant).steps for entrant in entrants):
+            if not 1 <= task.points <= horizon:
+                raise InputError(f"{task.name}: {task.points} points of {horizon} steps")
+        if total and (task.validation < 1 or (task.test < 1 and of_task.test is None)):
+            raise InputError(f"{task.name}: {task.validation} validation and {task.test} test examples of {total}")
+        if total and total - held_out < (task.batch_size or 1):
+            batch = f"a batch of {task.batch_size}" if task.batch_size else "a batch"
+            raise InputError(f"{task.name}: {total} examples less {held_out} held out do not fill {batch}")
+        batch = a_batch(task, of_task)
         for entrant in entrants:
-            traced[task.name, entrant.name] = takes_traced(entrant, task, batch)
+            given = for_entrant(task, entrant)._replace(objective=bound(task, of_task))
+            traced[task.name, entrant.name] = takes_traced(entrant, given, batch)
+            schedules[entrant.name] = schedule_of(entrant, given, batch)
     # On a CPU a program over the studies of one trial (in equal parts, where they are many) serves the final runs too, and no
     # lane is idle. An accelerator takes all trials at once in the time of one.
     on_cpu = jax.default_backend() == "cpu"
-    lanes = math.ceil(studies / math.ceil(studies / 64)) if on_cpu else min(studies * trials, 1024)
+    lanes = math.ceil(studies / math.ceil(studies / 64)) if on_cpu else min(studies * max(trials.values()), 1024)
     notes = [f"{name} was left out: {error}" for name, error in missing]
-    return Plan(found, entrants, reference, trials, studies, margin, int(seed), lanes, traced, examples, notes)
+    targets = max(2, studies // 4)
+    return Plan(found, entrants, reference, studies, margin, int(seed), lanes, targets, traced, schedules, examples, notes)
+
+
+def _require_whole(name: str, value, least: int):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        why = ": an interval needs at least two" if name == "studies" and value == 1 else ""
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value}{why}")
+
+
+def _budgets(name: str, given, optimizers: Mapping, unequal: bool) -> dict:
+    """optimizer -> trials or steps, from one number for all, or from a dict with a number for each."""
+    if given is None:
+        return dict.fromkeys(optimizers)
+    found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(optimizers, given)
+    for optimizer in {**found, **optimizers}:
+        if optimizer not in optimizers or optimizer not in found:
+            known = ", ".join(optimizers)
+            raise InputError(f"{name} must be one number, or one for each of {known}: {optimizer!r} is not in both")
+        _require_whole(name, found[optimizer], 1)
+    if len(set(found.values())) > 1 and not unequal:
+        each = ", ".join(f"{optimizer} {number}" for optimizer, number in found.items())
+        raise InputError(
+            f"unequal budgets make a comparison unfair: {name} {each}; say that they shall be unequal, "
+            "and the report will say so too"
+        )
+    return found
+
+
+def for_entrant(task: Task, entrant: Entrant) -> Task:
+    """The task with the steps that the optimizer is given."""
+    return task if entrant.steps is None else task._replace(steps=entrant.steps)
+
+
+def count_trainings(plan: Plan) -> dict[tuple[str, str], int]:
+    """(task, optimizer) -> runs: every trial and a final run of each study, the reference's separate studies included."""
+    studies = {entrant.name: plan.studies + plan.target_studies * (entrant.name == plan.reference) for entrant in plan.entrants}
+    return {
+        (task.name, entrant.name): (entrant.trials + 1) * studies[entrant.name]
+        for task in plan.tasks
+        for entrant in plan.entrants
+    }
 
 
 def count_held_out(task: Task, examples: Examples) -> int:
     """How many examples of the pool a study does not train on."""
+    if count_pool(task, examples) == 0:
+        return 0
     return task.validation + (task.test if examples.test is None else 0)
 
 
-def a_batch(task: Task, pool):
+def a_batch(task: Task, examples: Examples):
     """The shapes and dtypes of a batch."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((task.batch_size, *a.shape[1:]), a.dtype), pool)
+    size = task.batch_size or count_pool(task, examples) - count_held_out(task, examples)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), examples.pool)

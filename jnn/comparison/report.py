@@ -1,64 +1,30 @@
 """A comparison as files: one page that needs nothing else, the figures, the results."""
 
 import csv
-import itertools
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from jnn.comparison.errors import InputError, ReportError
+from jnn.comparison.errors import ReportError
 from jnn.comparison.figures import pictures, svg
 from jnn.comparison.results import Comparison
 from jnn.comparison.rows import HEADINGS, budget_words, certainty, cost, headline, rows, title
 from jnn.comparison.tables import latex, markdown, measure_table, verdict_table
 
-RESULTS = ("report.html", "results.json", "trials.csv", "tables.md", "tables.tex", "figures")
 
-
-def claim_folder(folder, overwrite: bool) -> Path:
-    """Makes the folder if need be and tries that it can be written. Raises InputError where it cannot, or where it holds
-    results and `overwrite` is not set."""
-    path = Path(folder)
-    held = _held(path)
-    if held and not overwrite:
-        raise InputError(f"{path} holds results already ({', '.join(held)}): choose another folder, or say to overwrite it")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(f"the output folder {path} cannot be written: {error.strerror or error}") from error
-    return path
-
-
-def write_report(comparison: Comparison, folder: Path, overwrite: bool = False) -> Comparison:
+def write_report(comparison: Comparison, folder: Path) -> Comparison:
     """report.html, results.json, trials.csv, tables.md and tables.tex, and figures/ as SVG and PDF with captions.md. Each
     file is complete or absent.
 
-    Returns the comparison with its folder: one beside the given, where another comparison has meanwhile written there.
-    Raises ReportError, which holds the comparison, where it cannot be written."""
+    Returns the comparison with its folder. Raises ReportError, which holds the comparison, where it cannot be written."""
     try:
-        if not overwrite:
-            folder = next(path for path in _alternatives(folder) if not _held(path))
         folder.mkdir(parents=True, exist_ok=True)
         _write_files(comparison, folder)
     except OSError as error:
         raise ReportError(f"the report could not be written to {folder}: {error.strerror or error}", comparison) from error
     return replace(comparison, folder=folder)
-
-
-def _alternatives(folder: Path) -> Iterator[Path]:
-    yield folder
-    for n in itertools.count(2):
-        yield folder.with_name(f"{folder.name}-{n}")
-
-
-def _held(folder: Path) -> list[str]:
-    return [name for name in RESULTS if (folder / name).exists()] if folder.is_dir() else []
 
 
 def _write_files(comparison: Comparison, folder: Path):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jnn.comparison.plans import Plan
     from jnn.comparison.studies import Cell
 
+TARGET = 0.75  # the quantile of the reference's final validation losses on separate studies that is the loss to reach
 DataFrame = Any  # pandas.DataFrame, which is imported late and whose columns no checker follows
 
 
@@ -46,6 +47,18 @@ class Comparison:
             "timing": _nested(self.timing),
         }
         return json.dumps(plain(content), allow_nan=False, indent=1)
+
+    @classmethod
+    def load(cls, path) -> "Comparison":
+        """The comparison that a folder, or its results.json, holds. Raises InputError where there is none."""
+        path = Path(path)
+        file = path / "results.json" if path.is_dir() else path
+        try:
+            return cls.from_json(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
 
     @classmethod
     def from_json(cls, text: str) -> "Comparison":
@@ -96,47 +109,29 @@ class Comparison:
         return fragment(self)
 
 
-def load(path) -> Comparison:
-    """The comparison that a folder, or its results.json, holds."""
-    path = Path(path)
-    file = path / "results.json" if path.is_dir() else path
-    try:
-        return Comparison.from_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
-
-
-def collect(
-    plan: "Plan",
-    cells: "dict[tuple[str, str], Cell]",
-    seconds: float,
-    *,
-    targets: Mapping[str, float] = {},
-    timing: Mapping[tuple[str, str], dict[str, Any]] = {},
-) -> Comparison:
-    """Statistics and tables of the cells of a plan.
-
-    targets: task -> the validation loss to reach. timing: (task, optimizer) -> `seconds` of a step in each round,
-    `reference_seconds` in the same rounds, `state_bytes`."""
+def collect(plan: "Plan", cells: "dict[tuple[str, str], Cell]", timing: dict, seconds: float) -> Comparison:
+    """Statistics and tables of the cells of a plan. timing: task -> optimizer -> what `jnn.comparison.timing` measured."""
     import pandas as pd
+
+    from jnn.comparison.plans import count_trainings
 
     with np.errstate(over="ignore"):  # curves are pictures: float32 serves, as which they come back from results.json
         curves = {key: {name: _single(a) for name, a in cell.curves.items()} for key, cell in cells.items()}
+    at_target = {task.name: cells[task.name, plan.reference].target_losses for task in plan.tasks}
     return Comparison(
         verdicts=pd.DataFrame(judge(plan, cells)),
         trials=pd.DataFrame([row for (task, name), cell in cells.items() for row in _rows(task, name, cell)]),
         curves=curves,
-        protocol=_protocol(plan),
+        protocol=_protocol(plan, cells),
         environment={
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
-            "trainings": sum(cell.tune_validation.size + plan.studies for cell in cells.values()),
+            "trainings": sum(count_trainings(plan).values()),
             **environment.describe(),
         },
-        targets=dict(targets),
-        timing=dict(timing),
+        # AlgoPerf takes targets from many runs of a tuned baseline too, so that no lucky one sets them
+        targets={task: float(np.quantile(losses, TARGET)) for task, losses in at_target.items() if losses.size},
+        timing=_flat(timing),
     )
 
 
@@ -226,14 +221,16 @@ def divergence_notes(comparison: Comparison) -> list[str]:
     return notes
 
 
-def _protocol(plan: "Plan") -> dict[str, Any]:
+def _protocol(plan: "Plan", cells: "dict[tuple[str, str], Cell]") -> dict[str, Any]:
     concrete = sorted({name for (_, name), traced in plan.traced.items() if not traced})
-    return {
+    budgets = _unequal_budgets(plan)
+    return ({"budgets": budgets} if budgets else {}) | {
         "reference": plan.reference,
-        "trials": plan.trials,
+        "trials": next(e.trials for e in plan.entrants if e.name == plan.reference),
         "studies": plan.studies,
         "margin": plan.margin,
         "seed": plan.seed,
+        "target_studies": plan.target_studies,
         "lanes": plan.lanes,
         "level": statistics.LEVEL,
         "power": statistics.POWER,
@@ -244,24 +241,37 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
                 "batch_size": task.batch_size,
                 "validation": task.validation,
                 "test": task.test,
-                "floor": dict([task.floor]),
+                "floor": dict([task.floor] if task.floor else []),
             }
             for task in plan.tasks
         },
         "optimizers": {
             entrant.name: {
                 "spaces": {name: space._asdict() for name, space in entrant.space.items()},
-                "schedule": "its own" if entrant.scheduled else "the task's",
+                "schedule": plan.schedules[entrant.name],
                 "source_sha256": entrant.source,
             }
             for entrant in plan.entrants
         },
+        # the last digits depend on how many runs go through one program: fewer than planned, where memory asked for it
+        "lanes_used": _nested({key: int(cell.lanes) for key, cell in cells.items()}),
         "notes": plan.notes
         + [
             f"{name} needs its hyperparameters as plain numbers: it ran as one program per trial, not as one for all"
             for name in concrete
         ],
     }
+
+
+def _unequal_budgets(plan: "Plan") -> dict[str, dict[str, Any]]:
+    """optimizer -> its trials, its steps: whichever of them are not the same for all."""
+    found: dict[str, dict[str, Any]] = {entrant.name: {} for entrant in plan.entrants}
+    for what in ("trials", "steps"):
+        given = {entrant.name: getattr(entrant, what) for entrant in plan.entrants}
+        if len(set(given.values())) > 1:
+            for name, number in given.items():
+                found[name][what] = "the task's" if number is None else number
+    return {name: budget for name, budget in found.items() if budget}
 
 
 def _nested(pairs: Mapping[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:

@@ -99,11 +99,9 @@ def _sorted_headline(by_optimizer, reference: str) -> list[str]:
 
 def budget_words(protocol: dict[str, Any]) -> str:
     """A sentence that says which budgets were unequal; nothing where all were equal."""
-    words = {"trials": "{} trials", "steps_factor": "{:g} times the steps"}
     budgets = [
-        f"{name} had {' and '.join(words.get(key, f'{key} {{}}').format(value) for key, value in budget.items())}"
-        for name, budget in (protocol.get("budgets") or {}).items()
-        if budget
+        f"{name} had {' and '.join(f'{number} {what}' for what, number in budget.items())}"
+        for name, budget in protocol.get("budgets", {}).items()
     ]
     return f"Unequal budgets, as was asked for: {'; '.join(budgets)}." if budgets else ""
 

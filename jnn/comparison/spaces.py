@@ -1,4 +1,4 @@
-"""Search spaces of hyperparameters: maps from the unit interval, and the defaults for known optimizers."""
+"""Search spaces of hyperparameters: maps from the unit interval, and one table of defaults for known optimizers."""
 
 import math
 from typing import NamedTuple
@@ -11,12 +11,15 @@ class Space(NamedTuple):
 
     low: float
     high: float
-    scale: str  # "log", "linear", or "fixed" where low == high
+    scale: str  # "log", "linear", "complement" (1 - x is searched on a log scale), or "fixed" where low == high
+    source: str = "given"  # where these limits are from
 
     def value(self, u):
         """float (...) in [0, 1) -> (...) in [low, high)."""
         if self.scale == "log":
             return self.low * (self.high / self.low) ** u
+        if self.scale == "complement":
+            return 1 - (1 - self.low) * ((1 - self.high) / (1 - self.low)) ** u
         return self.low + (self.high - self.low) * u
 
     def __str__(self) -> str:
@@ -37,6 +40,14 @@ def uniform(low: float, high: float) -> Space:
     return Space(float(low), float(high), "linear")
 
 
+def complement_log_uniform(low: float, high: float) -> Space:
+    """1 - x evenly on a logarithmic scale, for momenta and decay rates: between 0.9 and 0.999 lie as many points under 0.99
+    as above it."""
+    if not (low < high < 1 and math.isfinite(low)):
+        raise InputError(f"a complement space needs low < high < 1, got {low:g} and {high:g}")
+    return Space(float(low), float(high), "complement")
+
+
 def fixed(value: float) -> Space:
     """One number, not searched."""
     if not math.isfinite(value):
@@ -44,33 +55,56 @@ def fixed(value: float) -> Space:
     return Space(float(value), float(value), "fixed")
 
 
+_SCALES = {"log": log_uniform, "linear": uniform, "complement": complement_log_uniform}
+
+
 def parse(text: str) -> Space:
-    """ "1e-4:1" (logarithmic), "0.5:0.99:linear", or "0.9" (fixed)."""
+    """ "1e-4:1" (logarithmic), "0.5:0.99:linear", "0.9:0.999:complement", or "0.9" (fixed)."""
     low, *rest = text.split(":")
     try:
         if not rest:
             return fixed(float(low))
         high, *scale = rest
-        if scale in ([], ["log"]):
-            return log_uniform(float(low), float(high))
-        if scale == ["linear"]:
-            return uniform(float(low), float(high))
+        if len(scale) < 2 and (not scale or scale[0] in _SCALES):
+            return _SCALES[scale[0] if scale else "log"](float(low), float(high))
     except InputError:
         raise
     except ValueError:
         pass
-    raise InputError(f"a space is LOW:HIGH, LOW:HIGH:linear, or one NUMBER, got {text!r}")
+    raise InputError(f"a space is LOW:HIGH, LOW:HIGH:linear, LOW:HIGH:complement, or one NUMBER, got {text!r}")
 
 
-# The default spaces of the learning rate, in three decades each, so that with equal trials every optimizer is searched as
-# finely. Each is centred on where the best learning rates of the digits tasks lie (seen on a grid, at the tasks' horizons):
-# runs of a few hundred steps on small networks want several times the rates of the literature's long runs. The report prints
-# them, and says where best trials lie on a border.
-DEFAULTS = {
-    "sgd": log_uniform(1e-1, 100.0),
-    "momentum": log_uniform(3e-2, 30.0),
-    "adagrad": log_uniform(3e-2, 30.0),
-    "muon": log_uniform(1e-3, 1.0),
-    "lion": log_uniform(1e-4, 1e-1),
+# Of the learning rate, three decades each, so that with equal trials every optimizer is searched as finely. Each is centred on
+# where the best learning rates of the digits tasks lie: runs of a few hundred steps on small networks want several times the
+# rates of the literature's long runs. The report says where best trials lie on a border.
+_DIGITS = "three decades around the best on the digits tasks"
+# The rest: the baselines of AlgoPerf (Dahl et al. 2023, arXiv:2306.07179; their files tuning_search_space.json).
+_ALGOPERF = "AlgoPerf's baselines (Dahl et al. 2023)"
+_SUTSKEVER = "the schedules' range in Sutskever et al. 2013"
+
+
+def _rate(low, high):
+    return log_uniform(low, high)._replace(source=_DIGITS)
+
+
+_ADAM_RATE = _rate(1e-3, 1.0)
+_B1 = complement_log_uniform(0.9, 0.996)._replace(source=_ALGOPERF)
+_DECAY = log_uniform(5e-3, 1.0)._replace(source=_ALGOPERF)
+_MOMENTUM = complement_log_uniform(0.5, 0.99)._replace(source=_SUTSKEVER)
+_WARMUP = uniform(0.0, 0.1)._replace(source="twice AlgoPerf's warm-up, 5 % of the steps (Dahl et al. 2023)")
+
+# optimizer, by the name of its factory in jnn.optim, optax and optax.contrib -> hyperparameter -> space. The learning rate is
+# searched by default, the others where the comparison is asked for wide spaces. `warmup` is a share of the steps.
+SPACES: dict[str, dict[str, Space]] = {
+    "sgd": {"learning_rate": _rate(1e-1, 100.0), "warmup": _WARMUP},
+    "momentum": {"learning_rate": _rate(3e-2, 30.0), "momentum": _MOMENTUM, "warmup": _WARMUP},
+    "nesterov": {"learning_rate": _rate(3e-2, 30.0), "momentum": _MOMENTUM, "warmup": _WARMUP},
+    "adagrad": {"learning_rate": _rate(3e-2, 30.0), "warmup": _WARMUP},
+    "adam": {"learning_rate": _ADAM_RATE, "b1": _B1, "warmup": _WARMUP},
+    "adamw": {"learning_rate": _ADAM_RATE, "b1": _B1, "weight_decay": _DECAY, "warmup": _WARMUP},
+    "nadamw": {"learning_rate": _ADAM_RATE, "b1": _B1, "weight_decay": _DECAY, "warmup": _WARMUP},
+    "muon": {"learning_rate": _rate(1e-3, 1.0), "warmup": _WARMUP},
+    "lion": {"learning_rate": _rate(1e-4, 1e-1), "b1": _B1, "warmup": _WARMUP},
+    "polyak_sgd": {"max_learning_rate": _rate(1e-1, 100.0)},
 }
-DEFAULT = log_uniform(1e-3, 1.0)  # of Adam and its kin, and of any optimizer that is not known
+DEFAULT = _ADAM_RATE._replace(source=f"that of Adam: {_DIGITS}")  # of any optimizer that is not in the table

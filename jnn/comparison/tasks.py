@@ -1,17 +1,16 @@
-"""Tasks: real data, a model, a horizon, and the score that a tuned optimizer must reach for the task to count as real."""
+"""Tasks: data, an objective, a horizon, and the score that a tuned optimizer must reach for the task to count as real."""
 
-import difflib
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jnn import data, initializers, losses, metrics, schedules
-from jnn.combinators import serial
-from jnn.comparison.errors import InputError
-from jnn.layers import dense, flatten
-from jnn.objectives import supervised
+from jnn import schedules
+from jnn.comparison.errors import InputError, did_you_mean
+from jnn.numbers import whole
+from jnn.trainings import count_examples
 from jnn.types import Objective
 
 
@@ -19,120 +18,75 @@ class Examples(NamedTuple):
     """The data of a task. Every study draws its own validation part from the pool, and its own test part where there is no
     official one."""
 
-    pool: Any  # a batch of all examples that a study may divide up
+    pool: Any  # a batch of all examples that a study may divide up; () where the objective needs none
     test: Any = None  # the official test part, or None
+    shared: Any = None  # what belongs to every batch, as a graph to its nodes: the objective then takes (shared, batch)
 
 
 class Task(NamedTuple):
-    """What an optimizer is judged on."""
+    """What an optimizer is judged on: `objective.loss` with train=True is minimised, with train=False it is the score."""
 
-    name: str
+    name: str  # it names files: letters, digits, '.', '_' and '-'
     about: str
     objective: Objective
-    load: Callable[[], Examples]
-    validation: int  # examples
-    test: int  # examples
-    steps: int
-    batch_size: int
-    floor: tuple[str, float]  # the mean test score that tuned adam reaches: ("accuracy", at least) or ("loss", at most)
+    load: Callable[[], Examples] = lambda: Examples(())
+    validation: int = 0  # examples
+    test: int = 0  # examples; counts where there is no official test part
+    steps: int = 1000
+    batch_size: int | None = None  # None: all examples that are not held out, in every step
+    floor: tuple[str, float] | None = None  # the mean test score that tuned adam reaches: accuracy at least, loss at most
     schedule: Callable[[int], Callable] = lambda steps: schedules.cosine(1.0, steps)  # of factors of the updates
     points: int = 20  # evaluations of the validation loss along a run
+    make: Callable[..., "Task"] | None = None  # keyword settings -> the task with them
+
+    def vary(self, **settings) -> "Task":
+        """The task with other settings: its whole numbers `steps`, `batch_size`, `validation` and `test`, and whatever `make`
+        takes. The name stays; the floor, which holds for the settings that it was found with, does not.
+
+        Raises InputError for a setting that the task does not have, naming those that it has, and for an impossible value."""
+        own = () if self.make is None else tuple(inspect.signature(self.make).parameters)
+        known = (*NUMBERS, *(name for name in own if name not in NUMBERS))
+        for name in settings:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise InputError(f"{self.name} has no setting {name!r}{hint}; it has {', '.join(known)}")
+        task = self
+        try:
+            numbers = {name: whole(self.name, name, value) for name, value in settings.items() if name in NUMBERS}
+            made = {name: value for name, value in settings.items() if name in own}
+            if self.make is not None and made:
+                make = partial(self.make, **made)
+                kept = {name: getattr(self, name) for name in ("name", *NUMBERS, "schedule", "points") if name not in own}
+                task = make()._replace(**kept, make=make)
+        except (TypeError, ValueError) as error:
+            problem = str(error).removeprefix(f"{self.name}: ")
+            raise InputError(f"{self.name} with {_listed(settings)}: {problem}") from error
+        task = task._replace(**{name: number for name, number in numbers.items() if name not in own})
+        return task._replace(points=min(task.points, task.steps), floor=None if settings else task.floor)
 
 
-def _digits_pool():
-    images, labels = data.digits()
-    return Examples((images, labels))
+NUMBERS = ("steps", "batch_size", "validation", "test")
 
 
-def _digits_reconstruction():
-    images, _ = data.digits()
-    return Examples((images, images.reshape(len(images), -1)))
+def _listed(settings):
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
-def _fashion():
-    pool, test = data.fashion_mnist()
-    return Examples(pool, test)
+def count_pool(task: Task, examples: Examples) -> int:
+    """How many examples a study divides up; 0 where the task needs none."""
+    return count_examples(examples.pool, task.name) if jax.tree.leaves(examples.pool) else 0
 
 
-def _grey(images):
-    """uint8 -> float32 in [0, 1]: the pictures stay bytes until a batch of them is used."""
-    return images.astype(jnp.float32) / 255
+def bound(task: Task, examples: Examples) -> Objective:
+    """The objective as a function of a batch alone."""
+    if examples.shared is None:
+        return task.objective
+    objective = task.objective
 
+    def init(key, batch):
+        return objective.init(key, (examples.shared, batch))
 
-def _classifier(*layers):
-    return supervised(serial(*layers), losses.softmax_cross_entropy, metrics={"accuracy": metrics.accuracy})
+    def loss(params, state, batch, **options):
+        return objective.loss(params, state, (examples.shared, batch), **options)
 
-
-def _relu_dense(features):
-    return serial(dense=dense(features, w_init=initializers.kaiming_normal()), relu=jax.nn.relu)
-
-
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            "digits-linear",
-            "softmax regression on scikit-learn's 8x8 digits: convex",
-            _classifier(flatten(), dense(10)),
-            _digits_pool,
-            validation=300,
-            test=300,
-            steps=300,
-            batch_size=32,
-            floor=("accuracy", 0.95),
-        ),
-        Task(
-            "digits-mlp",
-            "a network 64-64-10 with relu on scikit-learn's 8x8 digits",
-            _classifier(flatten(), _relu_dense(64), dense(10)),
-            _digits_pool,
-            validation=300,
-            test=300,
-            steps=500,
-            batch_size=32,
-            floor=("accuracy", 0.97),
-        ),
-        Task(
-            "digits-autoencoder",
-            "an autoencoder 64-32-8-32-64 with relu on scikit-learn's 8x8 digits, squared error of pixels in [0, 1]",
-            supervised(
-                serial(flatten(), _relu_dense(32), dense(8), _relu_dense(32), dense(64), jax.nn.sigmoid),
-                losses.squared_error,
-            ),
-            _digits_reconstruction,
-            validation=300,
-            test=300,
-            steps=400,
-            batch_size=32,
-            floor=("loss", 0.025),
-        ),
-        Task(
-            "fashion-mlp",
-            "a network 784-64-10 with relu on Fashion-MNIST, its official test set",
-            _classifier(_grey, flatten(), _relu_dense(64), dense(10)),
-            _fashion,
-            validation=2000,
-            test=10000,
-            steps=1000,
-            batch_size=128,
-            floor=("accuracy", 0.86),
-            points=10,
-        ),
-    )
-}
-DEFAULT_TASKS = ("digits-linear", "digits-mlp", "digits-autoencoder")
-
-
-def find_task(task: "str | Task") -> Task:
-    """A task by name, or the task itself."""
-    if isinstance(task, Task):
-        return task
-    if task in TASKS:
-        return TASKS[task]
-    raise InputError(f"there is no task {task!r}{did_you_mean(task, TASKS)}; there are {', '.join(TASKS)}")
-
-
-def did_you_mean(name: str, known) -> str:
-    """ ", did you mean a or b?" with the names nearest to `name`; nothing where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(near)}?" if near else ""
+    return Objective(init, loss)

@@ -22,7 +22,7 @@ def tables(comparison: Comparison, width: int):
     parts = []
     for task, task_rows in rows(comparison).items():
         about = comparison.protocol["tasks"][task]
-        title = f"{task}, after {about['steps']} steps of {about['batch_size']}"
+        title = f"{task}, after {about['steps']} steps of {about['batch_size'] or 'the full batch'}"
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left", title_style="bold")
         for i in shown:
             table.add_column(HEADINGS[i], justify="left" if HEADINGS[i] in ("optimizer", "verdict") else "right")

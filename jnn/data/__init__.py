@@ -1,7 +1,19 @@
 """Data: real data sets, and the order in which examples come."""
 
-from jnn.data.datasets import DataError, MissingDataError, digits, fashion_mnist
+from jnn.data.datasets import DataError, MissingDataError, co2, cora, digits, fashion_mnist, sunspots, tiny_shakespeare
 from jnn.data.graphs import batch_graphs
 from jnn.data.orders import batch_order, shuffled
 
-__all__ = ["DataError", "MissingDataError", "batch_graphs", "batch_order", "digits", "fashion_mnist", "shuffled"]
+__all__ = [
+    "DataError",
+    "MissingDataError",
+    "batch_graphs",
+    "batch_order",
+    "co2",
+    "cora",
+    "digits",
+    "fashion_mnist",
+    "shuffled",
+    "sunspots",
+    "tiny_shakespeare",
+]

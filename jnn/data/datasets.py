@@ -4,6 +4,7 @@ Files are looked for in the folder that `JNN_DATA_DIR` names, then in the cache 
 their official address into the cache. Each is checked against its SHA-256 every time it is read.
 """
 
+import csv
 import gzip
 import hashlib
 import os
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from jnn.types import Graph
+
 FASHION_MNIST = {
     "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
     "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
@@ -19,6 +22,14 @@ FASHION_MNIST = {
     "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
 FASHION_MNIST_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+TINY_SHAKESPEARE_ADDRESS = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare"
+CORA = "f2969280c6f315032534f1fde24c321785dbf51109f3c127c70c6de37b2921a0"
+TIME_SERIES = {
+    "sunspots": "f67889b1d9002cd5227f0e0ef54e35b419cdd85a31279adef6f73fb41e5c0a9b",
+    "co2": "16695fa2786e53414e5a6b54767a3fdf5de99cfbc68617f69d1362d92776a92f",
+}
+TIME_SERIES_ADDRESS = "https://raw.githubusercontent.com/statsmodels/statsmodels/v0.15.0/statsmodels/datasets"
 
 
 class DataError(RuntimeError):
@@ -43,7 +54,9 @@ def fashion_mnist():
     """-> (images, labels), (test images, test labels): uint8 (60000 and 10000, 28, 28, 1), int32 labels in [0, 10).
 
     Grey pictures of clothes in ten balanced classes, MIT licence (Xiao, Rasul & Vollgraf 2017). 30 MB."""
-    files = {name: _fetch("fashion-mnist", name, sha256, FASHION_MNIST_ADDRESS) for name, sha256 in FASHION_MNIST.items()}
+    files = {
+        name: _fetch("fashion-mnist", name, sha256, f"{FASHION_MNIST_ADDRESS}/{name}") for name, sha256 in FASHION_MNIST.items()
+    }
 
     def part(name):
         images, labels = (_read_idx(files[f"{name}-{kind}-ubyte.gz"]) for kind in ("images-idx3", "labels-idx1"))
@@ -52,30 +65,88 @@ def fashion_mnist():
     return part("train"), part("t10k")
 
 
-def _fetch(folder: str, name: str, sha256: str, address: str) -> Path:
+def tiny_shakespeare():
+    """-> tokens int32 (1115394,) in [0, 65), and the 65 symbols that they number, a string in the order of ASCII.
+
+    Plays of Shakespeare in a row, the data of char-rnn (Karpathy 2015), public domain. `symbols[token]` is the character.
+    1 MB."""
+    path = _fetch("tinyshakespeare", "input.txt", TINY_SHAKESPEARE, f"{TINY_SHAKESPEARE_ADDRESS}/input.txt")
+    characters = np.frombuffer(path.read_bytes(), np.uint8)
+    symbols, tokens = np.unique(characters, return_inverse=True)
+    return tokens.astype(np.int32), symbols.tobytes().decode("ascii")
+
+
+def cora():
+    """-> Graph of 2,708 papers, labels int32 (2708,) in [0, 7), and the split (train, validation, test), int32 indices.
+
+    Papers on machine learning: 1,433 words as nodes, float32 1 where the paper has the word, else 0; 5,278 citations as edges,
+    listed both ways; the topic as label (Sen et al. 2008). The split is that of 140, 500 and 1,000 papers of Yang, Cohen &
+    Salakhutdinov 2016. Their files are Python pickles, which run whatever code they hold, so nothing is fetched: the same
+    arrays are read from `cora/cora.npz` in the folder that JNN_DATA_DIR names, or in the cache."""
+    with np.load(_fetch("cora", "cora.npz", CORA, None)) as file:
+        paper, word = file["features_nonzero"].T
+        nodes = np.zeros((file["n_nodes"], file["n_features"]), np.float32)
+        nodes[paper, word] = 1
+        one, other = file["edges"].T
+        graph = Graph(nodes, np.concatenate([one, other]), np.concatenate([other, one]))
+        return graph, file["labels"].astype(np.int32), (file["train_idx"], file["val_idx"], file["test_idx"])
+
+
+def sunspots():
+    """-> years int32 (309,) 1700 to 2008, mean number of sunspots in each float32 (309,).
+
+    Of the National Geophysical Data Center, as statsmodels has them; public domain. 3 KB."""
+    rows = _time_series("sunspots")
+    return np.array([year for year, _ in rows], np.int32), np.array([value for _, value in rows], np.float32)
+
+
+def co2():
+    """-> days datetime64[D] (2284,), a week apart, 1958 to 2001; carbon dioxide float32 (2284,) in parts per million, NaN in a
+    week that was not measured.
+
+    Air at Mauna Loa, Hawaii (Keeling & Whorf 2004), as statsmodels has it; public domain. 34 KB."""
+    rows = _time_series("co2")
+    days = np.array([f"{day[:4]}-{day[4:6]}-{day[6:]}" for day, _ in rows], "datetime64[D]")
+    return days, np.array([value or "nan" for _, value in rows], np.float32)
+
+
+def _time_series(name: str) -> list[list[str]]:
+    address = f"{TIME_SERIES_ADDRESS}/{name}/{name}.csv"
+    path = _fetch("timeseries", f"statsmodels_{name}.csv", TIME_SERIES[name], address)
+    with path.open(newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def _fetch(folder: str, name: str, sha256: str, address: str | None) -> Path:
+    """The path of a checked file. address: where to have it from; None where there is none."""
     import pooch
 
     own = os.environ.get("JNN_DATA_DIR")
     if own:
         path = Path(own) / folder / name
         if path.is_file():
-            _check(path, sha256, f"replace it, or take it away to have it fetched from {address}")
+            _check(path, sha256, f"replace it, or take it away to have it fetched from {address}" if address else "replace it")
             return path
     cache = Path(pooch.os_cache("jnn")) / folder
     if (cache / name).is_file():
-        _check(cache / name, sha256, "delete it to have it fetched again")
+        _check(cache / name, sha256, "delete it to have it fetched again" if address else "replace it")
         return cache / name
+    looked = f"{Path(own) / folder} (JNN_DATA_DIR)" if own else ""
+    remedy = f"set JNN_DATA_DIR to a folder that holds {folder}/{name}"
+    if address is None:
+        places = f"neither in {looked} nor in {cache}" if own else f"not in {cache}"
+        raise MissingDataError(f"{folder} is missing: {name} is {places}, and cannot be fetched; {remedy}")
     try:
-        fetched = pooch.retrieve(f"{address}/{name}", known_hash=f"sha256:{sha256}", fname=name, path=cache, progressbar=False)
+        fetched = pooch.retrieve(address, known_hash=f"sha256:{sha256}", fname=name, path=cache, progressbar=False)
     except ValueError as error:  # pooch's word for a wrong hash; nothing is kept then
         raise DataError(
             f"{name} as fetched from {address} is not the file it should be (its SHA-256 is not {sha256})"
         ) from error
     except OSError as error:  # every network error that requests and urllib3 raise, and a cache that cannot be written
-        looked = f"{Path(own) / folder} (JNN_DATA_DIR), " if own else ""
+        places = f"{looked}, {cache}" if own else cache
         raise MissingDataError(
-            f"{folder} is missing: {name} is neither in {looked}{cache} nor could it be fetched from {address} "
-            f"({type(error).__name__}); set JNN_DATA_DIR to a folder that holds {folder}/{name}, or connect to the network"
+            f"{folder} is missing: {name} is neither in {places} nor could it be fetched from {address} "
+            f"({type(error).__name__}); {remedy}, or connect to the network"
         ) from error
     return Path(fetched)
 

@@ -1,11 +1,10 @@
 """Training a part of the parameters."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from jnn import tree
+from jnn.optim.parts import Parts
 from jnn.optim.updates import call_update
 from jnn.types import Optimizer, is_pair
 
@@ -22,44 +21,31 @@ def freeze(optimizer, where: tree.Where) -> Optimizer:
     if not is_pair(optimizer):
         raise TypeError(f"freeze: expected an optimizer, a pair (init, update), got {type(optimizer).__name__}")
 
+    def parts_of(params):
+        parts = Parts(params, where)
+        if not any(parts.taken):
+            raise ValueError("freeze: where takes none of the parameters, so nothing would be frozen")
+        if all(parts.taken):
+            raise ValueError(f"freeze: where takes all {len(parts.taken)} parameters, so nothing would be trained")
+        return parts
+
     def init(params):
-        return optimizer[0](_Parts(params, where).trained(params))
+        return optimizer[0](parts_of(params).outside(params))
 
     def update(grads, opt_state, params=None, **extra):
-        parts = _Parts(grads if params is None else params, where)
+        parts = parts_of(grads if params is None else params)
+
+        def of_the_rest(value_fn):
+            return lambda trained, *args, **kwargs: value_fn(parts.whole(params, trained), *args, **kwargs)
+
         for name, value in extra.items():
             if name == "value_fn" and params is not None:
-                extra[name] = parts.restrict(value, params)
+                extra[name] = of_the_rest(value)
             elif jax.tree.structure(value) == parts.structure:
-                extra[name] = parts.trained(value)
-        part = None if params is None else parts.trained(params)
-        updates, opt_state = call_update(optimizer, parts.trained(grads), opt_state, part, **extra)
+                extra[name] = parts.outside(value)
+        part = None if params is None else parts.outside(params)
+        updates, opt_state = call_update(optimizer, parts.outside(grads), opt_state, part, **extra)
         still = jax.tree.map(jnp.zeros_like, grads if params is None else params)
-        return parts.whole(updates, still), opt_state
+        return parts.whole(still, updates), opt_state
 
     return Optimizer(init, update)
-
-
-class _Parts:
-    """A tree of parameters in two. None stands where an array is left out: for jax, no array at all."""
-
-    def __init__(self, params, where):
-        mask = tree.mask(params, where)
-        self.frozen, self.structure = jax.tree.flatten(mask)
-        if not any(self.frozen):
-            raise ValueError("freeze: where takes none of the parameters, so nothing would be frozen")
-        if all(self.frozen):
-            raise ValueError(f"freeze: where takes all {len(self.frozen)} parameters, so nothing would be trained")
-
-    def trained(self, params):
-        leaves = self.structure.flatten_up_to(params)
-        return self.structure.unflatten([None if f else leaf for leaf, f in zip(leaves, self.frozen, strict=True)])
-
-    def whole(self, trained, rest):
-        """`trained` with the arrays of `rest` in its gaps"""
-        moving = iter(jax.tree.leaves(trained))
-        leaves = self.structure.flatten_up_to(rest)
-        return self.structure.unflatten([leaf if f else next(moving) for leaf, f in zip(leaves, self.frozen, strict=True)])
-
-    def restrict(self, value_fn: Callable, params) -> Callable:
-        return lambda trained, *args, **kwargs: value_fn(self.whole(trained, params), *args, **kwargs)

@@ -45,5 +45,14 @@ def call_update(optimizer, grads, opt_state, params, **extra):
         return update(grads, opt_state, params, **taken)
 
 
+def require(owner: str, **needed) -> tuple:
+    """Those arguments of an update, in order. Raises ValueError for one that is None."""
+    for name, value in needed.items():
+        if value is None:
+            from_step = "which jnn.training hands over; optax.chain and optax's wrappers drop it: use jnn.optim.chain"
+            raise ValueError(f"{owner}: update needs {name}" + ("" if name == "params" else f", {from_step}"))
+    return tuple(needed.values())
+
+
 def _path(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/") or "the leaf"

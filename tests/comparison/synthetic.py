@@ -17,18 +17,17 @@ def synthetic(tasks=("one", "two"), names=tuple(EFFECTS), *, trials=4, studies=8
     factories = {name: lambda learning_rate: jnn.optim.adam(learning_rate) for name in names}
     plan = make_plan(factories, [tiny_task(name) for name in tasks], names[0], {}, trials, studies, 0.01, seed)
     cells = {(task, name): _cell(task, name, plan) for task in tasks for name in names}
-    targets = {task: float(np.quantile(cells[task, names[0]].final["validation"]["loss"], 0.75)) for task in tasks}
-    timing = {
-        (task, name): {"seconds": [2e-4, 1e-4, 3e-4], "reference_seconds": [1e-4, 1e-4, 1e-4], "state_bytes": 1234}
-        for task, name in cells
-    }
-    return collect(plan, cells, 12.3, targets=targets if measured else {}, timing=timing if measured else {})
+    if not measured:
+        cells = {key: cell._replace(target_losses=np.zeros(0, np.float32)) for key, cell in cells.items()}
+        return collect(plan, cells, {}, 12.3)
+    timed = {"seconds": [2e-4, 1e-4, 3e-4], "reference_seconds": [1e-4, 1e-4, 1e-4], "state_bytes": 1234}
+    return collect(plan, cells, {task: dict.fromkeys(names, timed) for task in tasks}, 12.3)
 
 
 def _cell(task, name, plan):
     rng = np.random.default_rng([*task.encode(), *name.encode()])
-    studies, trials = plan.studies, plan.trials
-    space = next(entrant.space for entrant in plan.entrants if entrant.name == name)
+    entrant = next(entrant for entrant in plan.entrants if entrant.name == name)
+    studies, trials, space = plan.studies, entrant.trials, entrant.space
     values = search_points(plan.seed, 0, studies, trials, space)
     initial = np.full(studies, 2.0, np.float32)
     losses = np.exp(EFFECTS[name] - 1 + 0.1 * rng.standard_normal((studies, trials))).astype(np.float32)
@@ -47,4 +46,6 @@ def _cell(task, name, plan):
         final={"validation": scores, "test": {"loss": 1.01 * final, "accuracy": 1 - final / 4}},
         final_diverged=np.zeros(studies, bool),
         curves={"step": 5 * np.arange(1, 5), "training": curve, "validation": curve, "initial": initial},
+        target_losses=final,  # of these very studies: a quarter of the reference's own runs does not get there
+        lanes=np.asarray(plan.lanes),
     )

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from jnn.comparison.errors import InputError
-from jnn.comparison.maps import LOOKS, map_rows, settings, verdict_map, write_map
+from jnn.comparison.maps import LOOKS, map_figure, map_rows, settings, write_map
 from jnn.comparison.merging import rejudge
 from jnn.comparison.statistics import holm
 
@@ -49,7 +49,7 @@ def test_verdicts_are_those_of_the_whole_map(grid):
 
 
 def test_a_panel_for_each_optimizer_with_the_difference_in_each_cell(rows):
-    figure = verdict_map(rows, "steps", "batch_size")
+    figure = map_figure(rows, "steps", "batch_size")
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == ["worse, one", "b%_<b>, one", "same, one"]
     words = [text.get_text() for text in panels[0].texts]
@@ -61,7 +61,7 @@ def test_a_panel_for_each_optimizer_with_the_difference_in_each_cell(rows):
 
 
 def test_one_setting_is_one_row_and_others_are_panels(rows):
-    figure = verdict_map(rows, "steps")
+    figure = map_figure(rows, "steps")
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
     assert "worse, one, batch size 8" in titles
     assert len(titles) == 6
@@ -69,7 +69,7 @@ def test_one_setting_is_one_row_and_others_are_panels(rows):
 
 def test_a_setting_that_was_not_varied_is_named(rows):
     with pytest.raises(InputError, match="no column 'width'; its settings are steps, batch_size"):
-        verdict_map(rows, "width")
+        map_figure(rows, "width")
 
 
 def test_the_page_has_the_map_first_then_the_table(rows, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import jnn
 from jnn.comparison import report, statistics, terminal
 from jnn.comparison.errors import InputError
-from jnn.comparison.results import Comparison, load
+from jnn.comparison.results import Comparison
 from jnn.comparison.rows import certainty, headline, title
 
 from synthetic import synthetic
@@ -142,9 +142,9 @@ def test_many_tasks_are_counted_and_many_optimizers_sorted():
 
 def test_unequal_budgets_are_the_first_thing_said(tmp_path):
     one = synthetic(("one",))
-    budgets = {"worse": {"trials": 16}, "same": {"trials": 8, "steps_factor": 0.5}, "adam": {}}
+    budgets = {"worse": {"trials": 16, "steps": 50}, "same": {"trials": 8, "steps": "the task's"}}
     unequal = dataclasses.replace(one, protocol=one.protocol | {"budgets": budgets})
-    words = "Unequal budgets, as was asked for: worse had 16 trials; same had 8 trials and 0.5 times the steps."
+    words = "Unequal budgets, as was asked for: worse had 16 trials and 50 steps; same had 8 trials and the task's steps."
     assert headline(unequal)[0] == words
     page = report.page(unequal, [])
     assert page.index(words) < page.index("<table")
@@ -167,7 +167,7 @@ def test_how_sure_names_the_detectable_differences():
 def test_a_report_can_be_rebuilt_from_its_results(tmp_path, measured):
     one = synthetic(("one", "two")[: 1 + measured], measured=measured)
     report.write_report(one, tmp_path / "first")
-    report.write_report(load(tmp_path / "first"), tmp_path / "second")
+    report.write_report(Comparison.load(tmp_path / "first"), tmp_path / "second")
     first, second = (
         {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
         for name in ("first", "second")
@@ -178,7 +178,7 @@ def test_a_report_can_be_rebuilt_from_its_results(tmp_path, measured):
 
 
 def test_what_was_not_finite_comes_back(comparison, folder):
-    again = load(folder / "results.json")
+    again = Comparison.load(folder / "results.json")
     assert again.to_json() == (folder / "results.json").read_text() == comparison.to_json()
     assert again.trials.dtypes.equals(comparison.trials.dtypes)
     assert again.trials.equals(comparison.trials)
@@ -203,13 +203,13 @@ def test_results_without_targets_and_timing_are_read():
 def test_other_files_are_refused(tmp_path, text, words):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(InputError) as error:
-        load(tmp_path)
+        Comparison.load(tmp_path)
     assert words in str(error.value)
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"results.json cannot be read: No such file"):
-        load(tmp_path)
+        Comparison.load(tmp_path)
 
 
 def test_a_task_that_is_solved_exactly_has_a_report(tmp_path):
@@ -237,20 +237,6 @@ def test_a_narrow_terminal_keeps_the_verdicts(comparison):
 
 def test_a_notebook_shows_the_table(comparison):
     assert comparison._repr_html_().count("<tr") == 1 + 2 * (1 + 3)
-
-
-def test_results_are_not_overwritten_unless_asked(comparison, folder):
-    before = (folder / "results.json").read_bytes()
-    with pytest.raises(InputError, match="holds results already"):
-        jnn.compare({"adam": jnn.optim.adam, "sgd": jnn.optim.sgd}, [tiny_task()], trials=1, studies=2, out=folder)
-    assert (folder / "results.json").read_bytes() == before
-    assert report.claim_folder(folder, overwrite=True) == folder
-
-
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        report.claim_folder(tmp_path / "file" / "below", overwrite=False)
 
 
 def _chromium():

@@ -5,7 +5,7 @@ import pytest
 
 import jnn
 from jnn.comparison import plans, studies
-from jnn.comparison.tasks import DEFAULT_TASKS, TASKS
+from jnn.comparison.suite import DEFAULT_TASKS, TASKS
 
 
 def tuned_adam(name, count):

@@ -1,0 +1,68 @@
+"""What a comparison would run, and how long that would take here."""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jnn.comparison.devices import workers
+from jnn.comparison.entrants import Entrant
+from jnn.comparison.plans import Plan, count_trainings, for_entrant
+from jnn.comparison.studies import FINAL, Runs, Setup
+from jnn.comparison.tasks import Task
+
+
+class Estimate(NamedTuple):
+    """Of one optimizer on one task."""
+
+    trainings: int
+    steps: int  # of each training
+    seconds: float  # of all its trainings and programs, on one of the workers
+
+
+def estimate(plan: Plan, kept: Mapping = {}) -> dict[tuple[str, str], Estimate]:
+    """(task, optimizer) -> what it would take, from timed programs of a few steps. `kept` are those that need not run.
+
+    Each is timed with as many runs at a time as the comparison would take, on two horizons: what both have in common is paid
+    once for each program's call, the rest for every evaluated span of steps."""
+    counts = count_trainings(plan)
+
+    def one(task, entrant):
+        task = for_entrant(task, entrant)
+        runs = counts[task.name, entrant.name]
+        if (task.name, entrant.name) in kept:
+            return (task.name, entrant.name), Estimate(runs, task.steps, 0.0)
+        compiling, short = _timed(plan, task, entrant, 1)
+        _, long = _timed(plan, task, entrant, 2) if task.points > 1 else (0.0, short)
+        span = max(long - short, 0.0)
+        traced = plan.traced[task.name, entrant.name]
+        calls = -(-runs // plan.lanes) if traced else runs
+        programs = 1 if traced else plan.studies * entrant.trials
+        seconds = programs * compiling + calls * (short + (task.points - 1) * span)
+        return (task.name, entrant.name), Estimate(runs, task.steps, seconds)
+
+    with ThreadPoolExecutor(workers()) as pool:  # as the comparison itself runs
+        pairs = [(task, entrant) for task in plan.tasks for entrant in plan.entrants]
+        return dict(pool.map(lambda pair: one(*pair), pairs))
+
+
+def total_seconds(estimates: Mapping[tuple[str, str], Estimate]) -> float:
+    """From start to end."""
+    return sum(found.seconds for found in estimates.values()) / workers()
+
+
+def _timed(plan: Plan, task: Task, entrant: Entrant, points: int) -> tuple[float, float]:
+    """Seconds to compile, and of a call, of runs that end after so many evaluated spans of steps."""
+    short = task._replace(steps=points * (task.steps // task.points), points=points)
+    runs = Runs(plan, Setup(short, plan), entrant)
+    values = {name: np.full(runs.lanes, space.value(0.5)) for name, space in entrant.space.items()}
+    began = time.perf_counter()
+    runs(values, np.arange(runs.lanes), FINAL)
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    jax.block_until_ready(runs(values, np.arange(runs.lanes), FINAL))
+    again = time.perf_counter() - began
+    return max(first - again, 0.0), again

@@ -1,0 +1,208 @@
+"""What a comparison has finished, on disk: one file for each (task, optimizer), so that nothing is lost when it is stopped.
+
+A folder belongs to one comparison: `comparison.json` says which, in every point that its numbers depend on. The same
+comparison started again takes what is there and runs the rest; another one is refused. Every file is complete or absent:
+it is written under another name, synced, and renamed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jnn import tree
+from jnn.comparison import environment
+from jnn.comparison.entrants import source_hash
+from jnn.comparison.errors import InputError
+from jnn.comparison.plans import Plan, count_held_out
+from jnn.comparison.studies import Cell
+
+IDENTITY = "comparison.json"
+CELLS = "cells"
+TIMING = "timing.json"
+PROTOCOL = ("reference", "studies", "margin", "seed", "lanes", "target_studies")
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """Everything that the numbers of a comparison depend on, as JSON's own types: protocol, tasks, optimizers, versions,
+    sources, data, device."""
+    about = environment.describe()
+    return {
+        "protocol": {
+            name: getattr(plan, name) for name in ("reference", "studies", "margin", "seed", "lanes", "target_studies")
+        },
+        "tasks": {
+            task.name: {
+                "about": task.about,
+                "sources": [source_hash(function) for function in (task.make, task.load, task.objective.loss) if function],
+                "steps": task.steps,
+                "batch_size": task.batch_size,
+                "validation": task.validation,
+                "held out": count_held_out(task, plan.examples[task.name]),
+                "points": task.points,
+                "data": _hash(plan.examples[task.name]),
+            }
+            for task in plan.tasks
+        },
+        "optimizers": {
+            entrant.name: {
+                "factory": _describe(entrant.factory),
+                "source": entrant.source,
+                "spaces": {name: list(space) for name, space in entrant.space.items()},
+                "trials": entrant.trials,
+                "steps": entrant.steps,
+            }
+            for entrant in plan.entrants
+        },
+        "versions": about["versions"],
+        "jnn source": about["jnn_source_sha256"],
+        "device": about["device"],
+    }
+
+
+def digest(about: Mapping) -> str:
+    """A name for an identity: eight hexadecimal digits."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+
+
+class Store:
+    """The folder of one comparison."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @classmethod
+    def claim(cls, folder, about: Mapping, overwrite: bool) -> "Store":
+        """Takes a folder for a comparison. Raises InputError where it cannot be written, or belongs to another one and
+        `overwrite` is not set."""
+        path = Path(folder)
+        text = json.dumps(about, indent=1)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                _remove(path)
+            elif (path / "results.json").exists() and not (path / IDENTITY).exists():
+                raise InputError(f"{path} holds results already: choose another folder, or say to overwrite it")
+            try:
+                # complete from the first moment on, and only one of two that start at once makes it
+                _write(path / IDENTITY, text.encode(), new=True)
+            except FileExistsError:
+                _require_same(path, json.loads(text))
+            (path / CELLS).mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the output folder {path} cannot be written: {error.strerror or error}") from error
+        return cls(path)
+
+    def save(self, task: str, optimizer: str, cell: Cell):
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = tree.flatten(cell._asdict())
+        np.savez(buffer, **arrays)
+        _write(self._file(task, optimizer), buffer.getvalue())
+
+    def load(self, task: str, optimizer: str) -> Cell | None:
+        """None where it is not there."""
+        file = self._file(task, optimizer)
+        if not file.exists():
+            return None
+        try:
+            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+                return Cell(**tree.unflatten(dict(arrays)))
+        except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{file} is damaged ({error}): delete it, and the same command runs its trainings again"
+            ) from error
+
+    def save_timing(self, timing: Mapping):
+        _write(self.folder / TIMING, json.dumps(timing, indent=1).encode())
+
+    def load_timing(self) -> dict | None:
+        file = self.folder / TIMING
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def _file(self, task: str, optimizer: str) -> Path:
+        # an optimizer's name may be any string
+        return self.folder / CELLS / f"{task}--{hashlib.sha256(optimizer.encode()).hexdigest()[:16]}.npz"
+
+
+def _require_same(path: Path, about: Mapping):
+    try:
+        found = json.loads((path / IDENTITY).read_text())
+    except ValueError as error:
+        raise InputError(f"{path / IDENTITY} is damaged: choose another folder, or say to overwrite it") from error
+    differing = differences(found, about)
+    if differing:
+        raise InputError(
+            f"{path} holds another comparison: {'; '.join(differing[:4])}{'; ...' if len(differing) > 4 else ''}. "
+            "Choose another folder, or say to overwrite it"
+        )
+
+
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """Where two nested dicts differ, in words."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        found = []
+        for name in dict.fromkeys([*first, *second]):
+            path = f"{where}.{name}" if where else str(name)
+            if name not in first or name not in second:
+                found.append(f"{path} is only in {'the first' if name in first else 'the second'}")
+            else:
+                found += differences(first[name], second[name], path)
+        return found
+    return [] if first == second else [f"{where} is {_short(first)} and {_short(second)}"]
+
+
+def _short(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _describe(factory) -> str:
+    """The function's name, and what a `functools.partial` adds to it."""
+    inner, added = getattr(factory, "func", None), ""
+    if inner is not None:
+        named = ", ".join(f"{name}={value!r}" for name, value in sorted(factory.keywords.items()))
+        factory, added = inner, f"({', '.join(filter(None, [', '.join(map(repr, factory.args)), named]))})"
+    return f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', type(factory).__name__)}{added}"
+
+
+def _hash(arrays) -> str:
+    found = hashlib.sha256()
+    for array in map(np.asarray, jax.tree.leaves(arrays)):
+        found.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def _remove(path: Path):
+    for file in (path / IDENTITY, path / TIMING, *(path / CELLS).glob("*.npz")):
+        file.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes, new: bool = False):
+    """The file is whole or absent, also after a loss of power. new: raises FileExistsError where it exists."""
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            os.link(part, path)
+        else:
+            os.replace(part, path)
+            part = None
+    finally:
+        if part is not None:
+            os.unlink(part)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
