@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jnn.comparison import statistics
 from jnn.comparison.errors import InputError
+from jnn.comparison.maps import map_rows, write_map
 from jnn.comparison.plans import make_plan
 from jnn.comparison.protocol import run_plan
 from jnn.comparison.results import Comparison, DataFrame
@@ -21,7 +21,9 @@ BUDGETS = ("trials", "studies")  # what is varied without changing the task
 class VerdictMap:
     """The verdicts of a grid of comparisons."""
 
-    verdicts: DataFrame  # the columns of `Comparison.verdicts`, and one for each setting; p values adjusted over the grid
+    verdicts: (
+        DataFrame  # the columns of `Comparison.verdicts`, one for each setting, reference_loss; p values adjusted over the grid
+    )
     comparisons: dict[tuple, Comparison]  # values of the settings, in their order -> comparison
     settings: dict[str, list]
     folder: Path | None = None
@@ -71,35 +73,10 @@ def verdict_map(
     for point, plan in plans.items():
         folder = None if out is None else Path(out) / _name(dict(zip(settings, point, strict=True)))
         comparisons[point] = run_plan(plan, folder, overwrite)
-    found = VerdictMap(judge(comparisons, settings, margin), comparisons, settings)
-    if out is None:
-        return found
-    from jnn.comparison.report import write_map
-
-    return write_map(found, Path(out))
-
-
-def judge(comparisons: Mapping[tuple, Comparison], settings: Mapping[str, list], margin: float) -> DataFrame:
-    """The verdicts of all comparisons in one table, p values adjusted over all of them."""
-    import pandas as pd
-
-    tables = [
-        comparison.verdicts.assign(**dict(zip(settings, point, strict=True))) for point, comparison in comparisons.items()
-    ]
-    table = pd.concat(tables, ignore_index=True)
-    table["p_adjusted"] = statistics.holm(table.p_value)
-    verdicts = {}
-    for point, comparison in comparisons.items():
-        finals = comparison.finals().groupby(["task", "optimizer"])
-        losses, diverged = finals.test_loss.mean(), finals.diverged.all()
-        for index, row in table[(table[list(settings)] == list(point)).all(axis=1)].to_dict("index").items():
-            ours, theirs = (row["task"], row["optimizer"]), (row["task"], row["reference"])
-            paired = statistics.Paired(*(row[name] for name in statistics.Paired._fields))
-            verdicts[index] = statistics.verdict(paired, row["p_adjusted"], margin * abs(losses[theirs]))
-            if diverged[ours] and diverged[theirs]:
-                verdicts[index] = "no difference shown"  # between two that never trained, equal losses mean nothing
-    table["verdict"] = pd.Series(verdicts)
-    return table[[*settings, *(name for name in table.columns if name not in settings)]]
+    verdicts = map_rows([(dict(zip(settings, point, strict=True)), found) for point, found in comparisons.items()])
+    if out is not None:
+        write_map(verdicts, Path(out), *list(settings)[:2])
+    return VerdictMap(verdicts, comparisons, settings, None if out is None else Path(out))
 
 
 def _name(point: Mapping[str, Any]) -> str:

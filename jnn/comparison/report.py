@@ -10,11 +10,13 @@ from pathlib import Path
 from jnn.comparison.errors import ReportError
 from jnn.comparison.figures import pictures, svg
 from jnn.comparison.results import Comparison
-from jnn.comparison.rows import HEADINGS, cost, headline, rows
+from jnn.comparison.rows import HEADINGS, budget_words, certainty, cost, headline, rows, title
+from jnn.comparison.tables import latex, markdown, measure_table, verdict_table
 
 
 def write_report(comparison: Comparison, folder: Path) -> Comparison:
-    """report.html, results.json, trials.csv, and figures/ as SVG and PDF. Each file is complete or absent.
+    """report.html, results.json, trials.csv, tables.md and tables.tex, and figures/ as SVG and PDF with captions.md. Each
+    file is complete or absent.
 
     Returns the comparison with its folder. Raises ReportError, which holds the comparison, where it cannot be written."""
     try:
@@ -28,7 +30,7 @@ def write_report(comparison: Comparison, folder: Path) -> Comparison:
 def _write_files(comparison: Comparison, folder: Path):
     shutil.rmtree(folder / "figures", ignore_errors=True)  # of tasks that are no longer there
     (folder / "figures").mkdir()
-    _write(folder / "results.json", comparison.to_json())
+    write(folder / "results.json", comparison.to_json())
     with (folder / "trials.csv.part").open("w", newline="") as file:
         table = comparison.trials
         writer = csv.writer(file)
@@ -36,37 +38,46 @@ def _write_files(comparison: Comparison, folder: Path):
         for record in table.itertuples(index=False):
             writer.writerow([json.dumps(value) if isinstance(value, dict) else value for value in record])
     os.replace(folder / "trials.csv.part", folder / "trials.csv")
-    sections = []
-    for title, caption, drawn in pictures(comparison):
+    verdicts, others = verdict_table(comparison), measure_table(comparison)
+    write(folder / "tables.md", f"{markdown(verdicts)}\n{markdown(others)}")
+    tex = latex(verdicts, "verdicts") + latex(others, "measures")
+    write(folder / "tables.tex", f"% needs \\usepackage{{booktabs,graphicx}}\n{tex}")
+    sections, captions = [], []
+    for heading, caption, drawn in pictures(comparison):
         images = []
         for picture in drawn:
             image = svg(picture)
-            _write(folder / "figures" / f"{picture.name}.svg", image)
+            write(folder / "figures" / f"{picture.name}.svg", image)
             picture.figure.savefig(folder / "figures" / f"{picture.name}.pdf", metadata={"CreationDate": None})
-            images.append((f"{title}: {picture.task}", image[image.index("<svg") :]))
-        sections.append((title, caption, images))
-    _write(folder / "report.html", page(comparison, sections))
+            images.append((f"{heading}: {picture.task}", image[image.index("<svg") :]))
+        sections.append((heading, caption, images))
+        captions.append(f"## {heading}\n\n{', '.join(picture.name for picture in drawn)}\n\n{caption}\n")
+    write(folder / "figures" / "captions.md", "\n".join(captions))
+    write(folder / "report.html", page(comparison, sections))
 
 
 def page(comparison: Comparison, sections) -> str:
     """The report as one HTML page. sections: (title, caption, [(label, svg)])."""
-    return _template("report.html.j2").render(
+    return template("report.html.j2").render(
         comparison=comparison,
         protocol=comparison.protocol,
         environment=comparison.environment,
+        title=title(comparison),
         headings=HEADINGS,
         rows=rows(comparison),
         headline=headline(comparison),
+        certainty=certainty(comparison),
         cost=cost(comparison),
+        unequal=bool(budget_words(comparison.protocol)),
         notes=comparison.notes(),
-        scores=_scores(comparison),
+        measured=measure_table(comparison),
         sections=sections,
     )
 
 
 def fragment(comparison: Comparison) -> str:
     """The verdict table as HTML, for notebooks."""
-    return _template("verdicts.html.j2").render(
+    return template("verdicts.html.j2").render(
         protocol=comparison.protocol,
         headings=HEADINGS,
         rows=rows(comparison),
@@ -75,24 +86,14 @@ def fragment(comparison: Comparison) -> str:
     )
 
 
-def _scores(comparison: Comparison):
-    """task -> [(optimizer, [(score, mean, standard deviation)], diverged finals)] of the final runs."""
-    columns = [column for column in comparison.trials.columns if column.startswith("test_")]
-    found: dict[str, list] = {}
-    for (task, name), group in comparison.finals().groupby(["task", "optimizer"], sort=False):
-        cells = [(c.removeprefix("test_"), group[c].mean(), group[c].std()) for c in columns if group[c].notna().any()]
-        found.setdefault(str(task), []).append((name, cells, int(group.diverged.sum())))
-    return found
-
-
-def _template(name: str):
+def template(name: str):
     import jinja2
 
     loader = jinja2.PackageLoader("jnn.comparison", "templates")
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
 
 
-def _write(path: Path, text: str):
+def write(path: Path, text: str):
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jnn.comparison import environment, statistics
+from jnn.comparison.errors import InputError
 
 if TYPE_CHECKING:
     from jnn.comparison.plans import Plan
     from jnn.comparison.studies import Cell
 
+TARGET = 0.75  # the quantile of the reference's final validation losses on separate studies that is the loss to reach
 DataFrame = Any  # pandas.DataFrame, which is imported late and whose columns no checker follows
 
 
@@ -27,21 +30,60 @@ class Comparison:
     curves: dict[tuple[str, str], dict[str, np.ndarray]]  # (task, optimizer) -> step (points,), training and validation
     protocol: dict[str, Any]
     environment: dict[str, Any]
+    targets: dict[str, float] = field(default_factory=dict)  # task -> the validation loss to reach
+    timing: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # -> seconds, reference_seconds, state_bytes
     folder: Path | None = None  # where the report was written
 
     def to_json(self) -> str:
-        """All of it, under the keys verdicts, trials, curves, protocol, environment. What is not finite is null."""
-        curves: dict[str, Any] = {}
-        for (task, optimizer), arrays in self.curves.items():
-            curves.setdefault(task, {})[optimizer] = arrays
+        """All of it, under the keys verdicts, trials, curves, protocol, environment, targets, timing. What is not finite is
+        null."""
         content = {
             "verdicts": self.verdicts.to_dict("records"),
             "trials": self.trials.to_dict("records"),
-            "curves": curves,
+            "curves": _nested(self.curves),
             "protocol": self.protocol,
             "environment": self.environment,
+            "targets": self.targets,
+            "timing": _nested(self.timing),
         }
-        return json.dumps(_plain(content), allow_nan=False, indent=1)
+        return json.dumps(plain(content), allow_nan=False, indent=1)
+
+    @classmethod
+    def load(cls, path) -> "Comparison":
+        """The comparison that a folder, or its results.json, holds. Raises InputError where there is none."""
+        path = Path(path)
+        file = path / "results.json" if path.is_dir() else path
+        try:
+            return cls.from_json(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+
+    @classmethod
+    def from_json(cls, text: str) -> "Comparison":
+        """What `to_json` wrote, digit for digit. Raises InputError for anything else."""
+        import pandas as pd
+
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"this is not a comparison's results.json: {error}") from None
+        required = ("verdicts", "trials", "curves", "protocol", "environment")
+        missing = [key for key in required if key not in content] if isinstance(content, dict) else list(required)
+        if missing:
+            raise InputError(f"this is not a comparison's results.json: it has no {', '.join(missing)}")
+        trials = pd.DataFrame(content["trials"])
+        losses = [name for name in trials.columns if name.startswith(("validation_", "test_"))]
+        return cls(
+            verdicts=pd.DataFrame(content["verdicts"]),
+            trials=trials.astype(dict.fromkeys(losses, float)),  # a column of nothing but null has no type
+            curves=_flat(content["curves"], lambda of: {name: _array(name, values) for name, values in of.items()}),
+            protocol=content["protocol"],
+            environment=content["environment"],
+            targets=content.get("targets", {}),
+            timing=_flat(content.get("timing", {})),
+        )
 
     def finals(self) -> DataFrame:
         """The final runs: the only ones that are results."""
@@ -68,39 +110,51 @@ class Comparison:
 
 
 def collect(plan: "Plan", cells: "dict[tuple[str, str], Cell]", timing: dict, seconds: float) -> Comparison:
-    """Statistics and tables of the cells of a plan."""
+    """Statistics and tables of the cells of a plan. timing: task -> optimizer -> what `jnn.comparison.timing` measured."""
     import pandas as pd
 
     from jnn.comparison.plans import count_trainings
 
-    trials = pd.DataFrame([row for (task, name), cell in cells.items() for row in _rows(task, name, cell)])
+    with np.errstate(over="ignore"):  # curves are pictures: float32 serves, as which they come back from results.json
+        curves = {key: {name: _single(a) for name, a in cell.curves.items()} for key, cell in cells.items()}
+    at_target = {task.name: cells[task.name, plan.reference].target_losses for task in plan.tasks}
     return Comparison(
         verdicts=pd.DataFrame(judge(plan, cells)),
-        trials=trials,
-        curves={key: cell.curves for key, cell in cells.items()},
-        protocol=_protocol(plan),
+        trials=pd.DataFrame([row for (task, name), cell in cells.items() for row in _rows(task, name, cell)]),
+        curves=curves,
+        protocol=_protocol(plan, cells),
         environment={
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
             "trainings": sum(count_trainings(plan).values()),
             **environment.describe(),
         },
+        # AlgoPerf takes targets from many runs of a tuned baseline too, so that no lucky one sets them
+        targets={task: float(np.quantile(losses, TARGET)) for task, losses in at_target.items() if losses.size},
+        timing=_flat(timing),
     )
 
 
 def judge(plan: "Plan", cells: "dict[tuple[str, str], Cell]") -> list[dict[str, Any]]:
     """One row for each (task, optimizer but the reference), p values adjusted over all of them."""
-    pairs = [(task.name, entrant.name) for task in plan.tasks for entrant in plan.entrants if entrant.name != plan.reference]
-    losses = {key: cell.final["test"]["loss"].astype(float) for key, cell in cells.items()}
-    paired = [statistics.paired_t(losses[task, name], losses[task, plan.reference]) for task, name in pairs]
+    order = [(task.name, entrant.name) for task in plan.tasks for entrant in plan.entrants]
+    losses = {key: cells[key].final["test"]["loss"].astype(float) for key in order}
+    return verdict_rows(losses, {key: cells[key].final_diverged for key in order}, plan.reference, plan.margin)
+
+
+def verdict_rows(losses, diverged, reference: str, margin: float) -> list[dict[str, Any]]:
+    """(task, optimizer) -> test losses of the final runs (studies,), whether they diverged -> one row for each of them but the
+    reference's, p values adjusted over all."""
+    pairs = [(task, name) for task, name in losses if name != reference]
+    paired = [statistics.paired_t(losses[task, name], losses[task, reference]) for task, name in pairs]
     adjusted = statistics.holm([pair.p_value for pair in paired])
     rows = []
     for (task, name), pair, p_adjusted in zip(pairs, paired, adjusted, strict=True):
-        reference = losses[task, plan.reference]
-        row = {"task": task, "optimizer": name, "reference": plan.reference, **pair._asdict(), "p_adjusted": p_adjusted}
-        row["detectable"] = statistics.detectable_difference(losses[task, name], reference, len(pairs))
-        row["verdict"] = statistics.verdict(pair, p_adjusted, plan.margin * abs(reference.mean()))
-        if cells[task, name].final_diverged.all() and cells[task, plan.reference].final_diverged.all():
+        to_beat = losses[task, reference]
+        row = {"task": task, "optimizer": name, "reference": reference, **pair._asdict(), "p_adjusted": p_adjusted}
+        row["detectable"] = statistics.detectable_difference(losses[task, name], to_beat, len(pairs))
+        row["verdict"] = statistics.verdict(pair, p_adjusted, margin * abs(to_beat.mean()))
+        if diverged[task, name].all() and diverged[task, reference].all():
             row["verdict"] = "no difference shown"  # between two that never trained, equal losses mean nothing
         rows.append({key: value if isinstance(value, str) else float(value) for key, value in row.items()})
     return rows
@@ -167,14 +221,16 @@ def divergence_notes(comparison: Comparison) -> list[str]:
     return notes
 
 
-def _protocol(plan: "Plan") -> dict[str, Any]:
+def _protocol(plan: "Plan", cells: "dict[tuple[str, str], Cell]") -> dict[str, Any]:
     concrete = sorted({name for (_, name), traced in plan.traced.items() if not traced})
-    return {
+    budgets = _unequal_budgets(plan)
+    return ({"budgets": budgets} if budgets else {}) | {
         "reference": plan.reference,
         "trials": next(e.trials for e in plan.entrants if e.name == plan.reference),
         "studies": plan.studies,
         "margin": plan.margin,
         "seed": plan.seed,
+        "target_studies": plan.target_studies,
         "lanes": plan.lanes,
         "level": statistics.LEVEL,
         "power": statistics.POWER,
@@ -197,6 +253,8 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
             }
             for entrant in plan.entrants
         },
+        # the last digits depend on how many runs go through one program: fewer than planned, where memory asked for it
+        "lanes_used": _nested({key: int(cell.lanes) for key, cell in cells.items()}),
         "notes": plan.notes
         + [
             f"{name} needs its hyperparameters as plain numbers: it ran as one program per trial, not as one for all"
@@ -205,18 +263,50 @@ def _protocol(plan: "Plan") -> dict[str, Any]:
     }
 
 
-def _plain(value):
+def _unequal_budgets(plan: "Plan") -> dict[str, dict[str, Any]]:
+    """optimizer -> its trials, its steps: whichever of them are not the same for all."""
+    found: dict[str, dict[str, Any]] = {entrant.name: {} for entrant in plan.entrants}
+    for what in ("trials", "steps"):
+        given = {entrant.name: getattr(entrant, what) for entrant in plan.entrants}
+        if len(set(given.values())) > 1:
+            for name, number in given.items():
+                found[name][what] = "the task's" if number is None else number
+    return {name: budget for name, budget in found.items() if budget}
+
+
+def _nested(pairs: Mapping[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
+    """(task, optimizer) -> value as task -> optimizer -> value, since keys of JSON are strings."""
+    found: dict[str, dict[str, Any]] = {}
+    for (task, optimizer), value in pairs.items():
+        found.setdefault(task, {})[optimizer] = value
+    return found
+
+
+def _flat(nested, convert=lambda value: value) -> dict[tuple[str, str], Any]:
+    return {(task, name): convert(value) for task, of in nested.items() for name, value in of.items()}
+
+
+def _single(a) -> np.ndarray:
+    a = np.asarray(a)
+    return a.astype(np.float32) if np.issubdtype(a.dtype, np.floating) else a
+
+
+def _array(name: str, values) -> np.ndarray:
+    return np.asarray(values, int if name == "step" else np.float32)  # None becomes NaN
+
+
+def plain(value):
     """JSON's own types; float32 in its shortest form, what is not finite as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray):
         if value.dtype == np.float32:
-            return _plain([float(str(x)) for x in value.ravel()]) if value.ndim == 1 else [_plain(row) for row in value]
-        return _plain(value.tolist())
+            return plain([float(str(x)) for x in value.ravel()]) if value.ndim == 1 else [plain(row) for row in value]
+        return plain(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,4 +1,4 @@
-"""From paired losses of studies to verdicts."""
+"""From paired losses of studies to verdicts; what tuning and time to a target cost."""
 
 from typing import Any, NamedTuple
 
@@ -77,3 +77,28 @@ def verdict(paired: Paired, p_adjusted: float, margin: float) -> str:
     if -margin <= paired.low and paired.high <= margin:
         return "equivalent"
     return "no difference shown"
+
+
+def expected_best(losses) -> np.ndarray:
+    """(..., trials) -> (..., trials):  the mean of the lowest of k losses, over all choices of k of the trials, k = 1, 2, ...
+
+        sum_i C(trials - i, k - 1) / C(trials, k) * loss_(i),    loss_(1) <= loss_(2) <= ...
+
+    Tang et al. 2020 (arXiv:2004.13705), without replacement: unbiased for the best of k independent trials, where these
+    trials are independent. Those of one study are a Latin hypercube: exact for k = 1 and for all of them, between these a
+    little under what independent points give, since points that are left over lie evenly."""
+    from scipy import special
+
+    ordered = np.sort(np.asarray(losses, float), axis=-1)
+    trials = ordered.shape[-1]
+    rank, k = np.arange(1, trials + 1), np.arange(1, trials + 1)[:, None]
+    weights = special.comb(trials - rank, k - 1) / special.comb(trials, k)
+    return ordered @ weights.T
+
+
+def steps_to_target(step, validation, target: float) -> np.ndarray:
+    """(points,), (studies, points) -> (studies,):  the step of the first evaluation at or under the target, inf where none is.
+
+    A loss that is not finite is above every target."""
+    reached = np.asarray(validation) <= target  # NaN is not
+    return np.where(reached.any(axis=1), np.asarray(step, float)[reached.argmax(axis=1)], np.inf)

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import re
 import subprocess
@@ -9,8 +10,10 @@ import pytest
 import jnn
 from jnn.comparison import report, statistics, terminal
 from jnn.comparison.errors import InputError
-from jnn.comparison.rows import headline
+from jnn.comparison.results import Comparison
+from jnn.comparison.rows import certainty, headline, title
 
+from synthetic import synthetic
 from tiny import tiny_task
 
 SPACES = {"adam": {"learning_rate": jnn.log_uniform(0.02, 0.3)}}
@@ -60,7 +63,7 @@ def test_the_final_row_names_the_trial_that_won(comparison):
 
 def test_results_json_holds_everything(comparison, folder):
     content = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
-    assert set(content) == {"verdicts", "trials", "curves", "protocol", "environment"}
+    assert set(content) == {"verdicts", "trials", "curves", "protocol", "environment", "targets", "timing"}
     losses = {
         name: [
             row["test_loss"]
@@ -88,15 +91,17 @@ def test_trials_csv_is_the_table_of_trials(comparison, folder):
 
 
 def test_every_figure_is_there_as_svg_and_pdf(comparison, folder):
-    names = {f"{name}_{task}" for name in ("learning_curves", "learning_rates", "differences") for task in ("tiny", "second")}
-    assert {path.name for path in (folder / "figures").iterdir()} == {
-        f"{name}.{kind}" for name in names for kind in ("svg", "pdf")
-    }
+    by_task = ("learning_curves", "learning_rates", "expected_best", "differences")
+    names = {f"{name}_{task}" for name in by_task for task in ("tiny", "second")} | {"scores", "score_profile"}
+    files = {f"{name}.{kind}" for name in names for kind in ("svg", "pdf")} | {"captions.md"}
+    assert {path.name for path in (folder / "figures").iterdir()} == files
+    captions = (folder / "figures" / "captions.md").read_text()
+    assert all(name in captions for name in names)
 
 
 def test_the_page_needs_nothing_else(comparison, folder):
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 10
     assert not re.search(r"<(script|link|img|iframe)\b", page)
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:|//|file:)", page)
     assert "a&lt;b&gt;" in page
@@ -114,6 +119,113 @@ def test_the_headline_says_who_is_what_on_which_task(comparison):
     assert "nan is worse than adam on tiny, second." in headline(comparison)
 
 
+def test_many_tasks_are_counted_and_many_optimizers_sorted():
+    tasks, names = tuple("abcde"), ("adam", "worse", "b%_<b>")
+    assert headline(synthetic(tasks, names))[0] == "worse is worse than adam on all 5 tasks."
+    many = synthetic(("a", "b"))
+    others = {f"{verdict}{i}": verdict for i in range(2) for verdict in ("better", "worse", "mixed", "neither")}
+    rows = [
+        {"task": task, "optimizer": name, "verdict": {"mixed": mixed, "neither": "equivalent"}.get(verdict, verdict)}
+        for task, mixed in (("a", "better"), ("b", "worse"))
+        for name, verdict in others.items()
+    ]
+    optimizers = dict.fromkeys(["adam", *others])
+    many = dataclasses.replace(many, verdicts=type(many.verdicts)(rows), protocol=many.protocol | {"optimizers": optimizers})
+    assert title(many) == "8 optimizers against adam"
+    assert headline(many) == [
+        "Better than adam on a task and worse on none: better0 (2 of 2 tasks), better1 (2 of 2 tasks).",
+        "Worse than adam on a task and better on none: worse0 (2 of 2 tasks), worse1 (2 of 2 tasks).",
+        "Better on one task and worse on another: mixed0, mixed1.",
+        "Neither better nor worse on any task: neither0, neither1.",
+    ]
+
+
+def test_unequal_budgets_are_the_first_thing_said(tmp_path):
+    one = synthetic(("one",))
+    budgets = {"worse": {"trials": 16, "steps": 50}, "same": {"trials": 8, "steps": "the task's"}}
+    unequal = dataclasses.replace(one, protocol=one.protocol | {"budgets": budgets})
+    words = "Unequal budgets, as was asked for: worse had 16 trials and 50 steps; same had 8 trials and the task's steps."
+    assert headline(unequal)[0] == words
+    page = report.page(unequal, [])
+    assert page.index(words) < page.index("<table")
+    assert "Every optimizer has the same number of trials" not in page
+    assert "Every optimizer has the same number of trials" in report.page(one, [])
+    assert "budgets" not in headline(one)[0]
+
+
+def test_how_sure_names_the_detectable_differences():
+    one = synthetic()
+    losses = one.finals().query("optimizer == 'adam'").groupby("task").test_loss.mean()
+    shares = sorted(100 * row.detectable / losses[row.task] for row in one.verdicts.itertuples())
+    assert f"over 6 comparisons the chance of any false better or worse is held at 5 %; a difference of {shares[0]:.1f}" in (
+        certainty(one)
+    )
+    assert f" to {shares[-1]:.1f} %" in certainty(one)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_report_can_be_rebuilt_from_its_results(tmp_path, measured):
+    one = synthetic(("one", "two")[: 1 + measured], measured=measured)
+    report.write_report(one, tmp_path / "first")
+    report.write_report(Comparison.load(tmp_path / "first"), tmp_path / "second")
+    first, second = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("first", "second")
+    )
+    assert first == second
+    assert len(first) >= 14
+    assert ("steps to target" in (tmp_path / "first" / "report.html").read_text()) == measured
+
+
+def test_what_was_not_finite_comes_back(comparison, folder):
+    again = Comparison.load(folder / "results.json")
+    assert again.to_json() == (folder / "results.json").read_text() == comparison.to_json()
+    assert again.trials.dtypes.equals(comparison.trials.dtypes)
+    assert again.trials.equals(comparison.trials)
+    assert np.isnan(again.curves["tiny", "nan"]["training"][0, -1])
+    assert report.page(again, []) == report.page(comparison, [])
+
+
+def test_results_without_targets_and_timing_are_read():
+    content = json.loads(synthetic(measured=False).to_json())
+    del content["targets"], content["timing"]
+    assert Comparison.from_json(json.dumps(content)).timing == {}
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "results.json: this is not a comparison's results.json: Expecting value"),
+        ("[]", "it has no verdicts, trials, curves, protocol, environment"),
+        ('{"verdicts": [], "trials": [], "curves": {}}', "it has no protocol, environment"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, words):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(InputError) as error:
+        Comparison.load(tmp_path)
+    assert words in str(error.value)
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"results.json cannot be read: No such file"):
+        Comparison.load(tmp_path)
+
+
+def test_a_task_that_is_solved_exactly_has_a_report(tmp_path):
+    one = synthetic(("one",))
+    trials = one.trials.assign(test_loss=one.trials.test_loss.where(one.trials.optimizer != "adam", 0.0))
+    solved = dataclasses.replace(one, trials=trials)
+    assert report.write_report(solved, tmp_path / "out").folder
+    assert "+inf %" in str(solved)
+
+
+def test_one_trial_and_one_task_leave_out_what_they_cannot_show(tmp_path):
+    report.write_report(synthetic(("one",), trials=1, measured=False), tmp_path / "out")
+    names = {path.stem.removesuffix("_one") for path in (tmp_path / "out" / "figures").glob("*.svg")}
+    assert names == {"learning_curves", "learning_rates", "differences"}
+
+
 def test_a_narrow_terminal_keeps_the_verdicts(comparison):
     wide, narrow = terminal.render(comparison, 110), terminal.render(comparison, 70)
     assert "95 % interval" in wide
@@ -125,20 +237,6 @@ def test_a_narrow_terminal_keeps_the_verdicts(comparison):
 
 def test_a_notebook_shows_the_table(comparison):
     assert comparison._repr_html_().count("<tr") == 1 + 2 * (1 + 3)
-
-
-def test_results_are_not_overwritten_unless_asked(comparison, folder):
-    before = (folder / "results.json").read_bytes()
-    with pytest.raises(InputError, match="holds results already"):
-        jnn.compare({"adam": jnn.optim.adam, "sgd": jnn.optim.sgd}, [tiny_task()], trials=1, studies=2, out=folder)
-    assert (folder / "results.json").read_bytes() == before
-    assert report.claim_folder(folder, overwrite=True) == folder
-
-
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        report.claim_folder(tmp_path / "file" / "below", overwrite=False)
 
 
 def _chromium():
@@ -169,5 +267,5 @@ def test_a_browser_shows_verdicts_and_pictures_without_scrolling_sideways(compar
     assert found["overflow"] <= 0
     assert found["text"] == "worse"
     assert found["first"]["right"] <= width
-    assert len(found["pictures"]) == 6
+    assert len(found["pictures"]) == 10
     assert all(200 < w <= width and h > 100 for w, h in found["pictures"])

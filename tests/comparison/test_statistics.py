@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jnn.comparison.statistics import Paired, detectable_difference, holm, paired_t, verdict
+from jnn.comparison.statistics import (
+    Paired,
+    detectable_difference,
+    expected_best,
+    holm,
+    paired_t,
+    steps_to_target,
+    verdict,
+)
 
 
 def test_paired_t_is_scipys():
@@ -64,3 +72,25 @@ def test_nothing_is_too_small_to_detect_without_spread():
 )
 def test_verdicts_at_a_margin_of_one_hundredth(paired, p_adjusted, expected):
     assert verdict(paired, p_adjusted, 0.01) == expected
+
+
+def test_the_expected_best_is_the_mean_over_all_choices():
+    losses = np.random.default_rng(2).normal(size=(3, 7))
+    losses[1, :4] = losses[1, 0]  # ties
+    every = [
+        [np.mean([min(chosen) for chosen in itertools.combinations(row, k)]) for k in range(1, 8)] for row in losses.tolist()
+    ]
+    np.testing.assert_allclose(expected_best(losses), every, rtol=1e-12)
+
+
+def test_the_expected_best_of_independent_trials_is_unbiased():
+    # the lowest of k uniform numbers is 1 / (k + 1) on the average; the plug-in estimate of Dodge et al. 2019 is lower
+    found = expected_best(np.random.default_rng(3).random((20_000, 6)))
+    error = found.std(axis=0) / np.sqrt(len(found))
+    assert np.all(np.abs(found.mean(axis=0) - 1 / np.arange(2, 8)) < 4 * error)
+
+
+def test_a_target_is_reached_at_the_first_evaluation_at_or_under_it():
+    curves = [[3, 2, 1], [3, 1, 2], [3, 2, 2], [np.nan, 1, np.inf], [np.nan, np.nan, np.nan]]
+    reached = steps_to_target([10, 20, 30], np.float32(curves), 1.0)
+    assert reached.tolist() == [30, 20, np.inf, 20, np.inf]
