@@ -70,7 +70,8 @@ def main(arguments=None):
             best = best_rates(name, tasks, options.seed, lambda runs, name=name: progress.advance(runs, name))
             middle = centre(best.values())
             found[name] = {"best": best, "centre": middle, "space": [middle / 10**1.5, middle * 10**1.5]}
-            print(f"{name}: {', '.join(f'{rate:.2g}' for rate in best.values())} -> centre 1e{math.log10(middle):g}", flush=True)
+            rates = ", ".join(f"{rate:.2g}" for rate in best.values())
+            print(f"{name}: {rates} -> centre 1e{math.log10(middle):g}", flush=True)
             records.write(options.out, "results", {"tasks": tasks, "optimizers": found})
     return found
 

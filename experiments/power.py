@@ -56,8 +56,12 @@ def with_gradient_noise(learning_rate):
         key, inner = opt_state
         keys = jax.random.split(jax.random.wrap_key_data(key), len(jax.tree.leaves(grads)) + 1)
         leaves, structure = jax.tree.flatten(grads)
-        noisy = [g + 0.5 * jnp.sqrt(jnp.mean(g**2)) * jax.random.normal(k, g.shape) for g, k in zip(leaves, keys[1:], strict=True)]
-        updates, inner = adam.update(structure.unflatten(noisy), inner, params)
+
+        def noisy(g, key):
+            return g + 0.5 * jnp.sqrt(jnp.mean(g**2)) * jax.random.normal(key, g.shape)
+
+        grads = structure.unflatten([noisy(g, key) for g, key in zip(leaves, keys[1:], strict=True)])
+        updates, inner = adam.update(grads, inner, params)
         return updates, (jax.random.key_data(keys[0]), inner)
 
     return init, update

@@ -104,7 +104,8 @@ def _by_task(comparison: Comparison) -> Iterator[tuple[str, str, list[Picture]]]
             f"Validation loss of the best of k trials, the mean over all choices of k of the {trials} trials of a study (Tang "
             f"et al. 2020) and over {studies} studies, with its 95 % interval (t over studies). The trials of a study are a "
             "Latin hypercube on one split and seed, not independent: the curve is exact for 1 and for all trials, and between "
-            "these a little under that of points drawn independently. Where curves cross, which is better is a matter of the budget.",
+            "these a little under that of points drawn independently. Where curves cross, which is better is a matter of the "
+            "budget.",
             _expected_best,
         ),
         (
