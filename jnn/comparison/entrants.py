@@ -20,7 +20,16 @@ from jnn.optim.updates import call_update, difference
 from jnn.trainings import training
 from jnn.types import Optimizer, is_pair
 
-NOT_OPTIMIZERS = {"apply_updates"}
+NOT_OPTIMIZERS = {
+    "accumulate",
+    "apply_updates",
+    "chain",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "freeze",
+    "max_norm",
+    "weight_decay",
+}
 
 
 class CandidateError(InputError):
