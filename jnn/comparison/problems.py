@@ -14,7 +14,8 @@ from jnn.types import Aux, Objective
 def rosenbrock(dimensions: int = 2) -> Task:
     """f(x) = sum over i of (100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2) / 1000.
 
-    Without the 1000 the curvature at the start is 1330, where the learning rates of other tasks diverge. The start is (-1.2, 1, -1.2, ...) with normal noise of deviation 0.1. Rosenbrock 1960; More, Garbow & Hillstrom 1981."""
+    Without the 1000 the curvature at the start is 1330, where the learning rates of other tasks diverge. The start is
+    (-1.2, 1, -1.2, ...) with normal noise of deviation 0.1. Rosenbrock 1960; More, Garbow & Hillstrom 1981."""
     dimensions = whole("rosenbrock", "dimensions", dimensions, 2)
 
     def init(key, batch):
