@@ -12,6 +12,8 @@ Expected: centres from 1e-3 (lion) over 0.03 (adam) to 3 (sgd). About 15 minutes
 import argparse
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy as np
 from experiments.benchmarks import records
 from jnn.comparison import plans, studies
 from jnn.comparison.catalogue import catalogue
+from jnn.comparison.devices import workers
 from jnn.comparison.entrants import find_factory
 from jnn.comparison.progress import Progress
 from jnn.comparison.spaces import log_uniform
@@ -64,10 +67,16 @@ def main(arguments=None):
     tasks = options.tasks.split(",")
     names = options.optimizers.split(",") if options.optimizers else [one.name for one in catalogue() if not one.problem]
     found = {}
-    with Progress(len(names) * len(tasks) * 2 * len(RATES)) as progress, warnings.catch_warnings():
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(len(names) * len(tasks) * 2 * len(RATES)))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of what optax will change
-        for name in names:
-            best = best_rates(name, tasks, options.seed, lambda runs, name=name: progress.advance(runs, name))
+
+        def best_of(name):
+            return name, best_rates(name, tasks, options.seed, lambda runs: progress.advance(runs, name))
+
+        pool = stack.enter_context(ThreadPoolExecutor(workers()))
+        for name, best in pool.map(best_of, names):
             middle = centre(best.values())
             found[name] = {"best": best, "centre": middle, "space": [middle / 10**1.5, middle * 10**1.5]}
             rates = ", ".join(f"{rate:.2g}" for rate in best.values())
