@@ -31,7 +31,7 @@ def rosenbrock(dimensions: int = 2) -> Task:
         f"Rosenbrock's function of {dimensions} numbers, over 1000",
         Objective(init, loss),
         steps=1000,
-        floor=("loss", 1.0),
+        floor=("loss", 0.001),
         make=rosenbrock,
     )
 
@@ -60,7 +60,7 @@ def quadratic(condition: float = 1e4, dimensions: int = 32) -> Task:
         f"a rotated quadratic of {dimensions} numbers with condition number {condition:g}",
         Objective(init, loss),
         steps=500,
-        floor=("loss", 0.1),
+        floor=("loss", 0.01),
         make=quadratic,
     )
 
@@ -93,6 +93,6 @@ def noisy_quadratic(batch_size: int = 16, dimensions: int = 100) -> Task:
         Objective(init, loss),
         steps=500,
         batch_size=batch_size,
-        floor=("loss", 0.1),
+        floor=("loss", 0.02),
         make=noisy_quadratic,
     )

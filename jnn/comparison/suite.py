@@ -209,7 +209,7 @@ def cora_gcn(width: int = 16, label_noise: float = 0.0) -> Task:
         validation=500,
         test=1000,
         steps=100,
-        floor=("accuracy", 0.8),
+        floor=("accuracy", 0.84),
         points=5,
         make=cora_gcn,
     )
@@ -240,7 +240,7 @@ def sunspots_ar(width: int = 16, lags: int = 12) -> Task:
         test=60,
         steps=300,
         batch_size=32,
-        floor=("loss", 0.04),
+        floor=("loss", 0.035),
         make=sunspots_ar,
     )
 
