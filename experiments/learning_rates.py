@@ -33,8 +33,8 @@ RATES = np.logspace(-6, 2, 25)
 def best_rates(name: str, tasks, seed: int, advance) -> dict[str, float]:
     """task -> the learning rate of the least validation loss."""
     factory = find_factory(name)
-    pair = {"adam": find_factory("adam"), name: factory}
-    plan = plans.make_plan(pair, tasks, "adam", {name: {}}, 1, 2, 0.01, seed)._replace(target_studies=0)
+    pair = {"reference": find_factory("adam"), name: factory}
+    plan = plans.make_plan(pair, tasks, "reference", {}, 1, 2, 0.01, seed)._replace(target_studies=0)
     entrant = next(entrant for entrant in plan.entrants if entrant.name == name)
     rate = next(iter(entrant.space))
     entrant = entrant._replace(space={rate: log_uniform(RATES[0], RATES[-1])}, trials=len(RATES))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jnn.initializers import lecun_normal, zeros
 from jnn.layers.checks import keys_for, require_dtype, require_floating, require_shapes, require_width, taken
+from jnn.layers.maxima import largest
 from jnn.layers.products import affine
 from jnn.numbers import whole
 from jnn.types import Layer
@@ -60,6 +61,6 @@ def maxout(features: int, pieces: int, *, w_init=lecun_normal(), b_init=zeros) -
         require_shapes("maxout", params, w=(pieces, "in", features), b=(pieces, features))
         require_width("maxout", x, w.shape[1])
         require_dtype("maxout", x, w.dtype)
-        return jnp.max(jnp.einsum("...i,pif->...pf", x, w) + b, -2), state
+        return largest(jnp.einsum("...i,pif->...pf", x, w) + b, (-2,)), state
 
     return Layer(init, apply)

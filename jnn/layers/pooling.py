@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jnn.layers.maxima import larger, largest
 from jnn.layers.windows import AXES, Padding, require_spatial, window_of
 from jnn.numbers import whole, wide
 from jnn.types import Layer
@@ -33,9 +34,9 @@ def max_pool(
     def apply(params, state, x, *, key=None, train=False):
         pads = slide.pads(x)
         if _tiles(slide, pads):
-            return jnp.max(*_blocks(x, slide.size)), state
+            return largest(*_blocks(x, slide.size)), state
         for axis, along in enumerate(zip(slide.size, slide.stride, pads, strict=True), x.ndim - 1 - len(pads)):
-            x = _slid(jnp.maximum, x, axis, *along, fill=-jnp.inf)
+            x = _slid(larger, x, axis, *along, fill=-jnp.inf)
         return x, state
 
     return Layer(init, apply)
@@ -105,7 +106,7 @@ def global_max_pool(axes: int = 2) -> Layer:
 
     def apply(params, state, x, *, key=None, train=False):
         require_spatial("global_max_pool", x, (1,) * axes)
-        return jnp.max(x, tuple(range(x.ndim - 1 - axes, x.ndim - 1))), state
+        return largest(x, tuple(range(x.ndim - 1 - axes, x.ndim - 1))), state
 
     return Layer(init, apply)
 

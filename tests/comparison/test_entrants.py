@@ -9,13 +9,9 @@ import pytest
 import jnn
 from jnn.comparison import entrants
 from jnn.comparison.errors import InputError
-<<<<<<< HEAD
-from jnn.comparison.spaces import DEFAULT, SPACES, fixed, log_uniform
-=======
 from jnn.comparison.plans import make_plan
-from jnn.comparison.spaces import DEFAULT, DEFAULTS, fixed, log_uniform
+from jnn.comparison.spaces import DEFAULT, SPACES, fixed, log_uniform
 from jnn.comparison.studies import FINAL, Setup, run_cell
->>>>>>> second
 
 from tiny import tiny_task
 
