@@ -1,6 +1,7 @@
 import functools
 import gzip
 import hashlib
+import io
 import os
 
 import jax
@@ -241,8 +242,145 @@ def test_a_file_fetched_with_another_hash_is_refused(monkeypatch, without_folder
         data.fashion_mnist()
 
 
+# other sets, as small files in the format of the real ones
+
+
+def pinned(monkeypatch, tmp_path, folder, name, content) -> str:
+    """Writes a file to a folder that JNN_DATA_DIR names, and returns its SHA-256."""
+    monkeypatch.setenv("JNN_DATA_DIR", str(tmp_path / "own"))
+    write(tmp_path / "own" / folder, {name: content})
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_tiny_shakespeare_numbers_its_symbols_in_order(monkeypatch, tmp_path):
+    text = "To be,\nor not to be"
+    found = pinned(monkeypatch, tmp_path, "tinyshakespeare", "input.txt", text.encode())
+    monkeypatch.setattr(datasets, "TINY_SHAKESPEARE", found)
+    tokens, symbols = data.tiny_shakespeare()
+    assert tokens.dtype == np.int32
+    assert symbols == "".join(sorted(set(text)))
+    assert "".join(symbols[token] for token in tokens) == text
+
+
+def test_cora_has_edges_both_ways_and_words_as_ones(monkeypatch, tmp_path):
+    arrays = {
+        "features_nonzero": np.array([[0, 1], [2, 3], [2, 0]], np.uint16),
+        "labels": np.array([6, 0, 1], np.uint8),
+        "edges": np.array([[0, 1], [1, 2]], np.int32),
+        "n_nodes": np.int32(3),
+        "n_features": np.int32(4),
+    }
+    arrays |= {f"{part}_idx": np.array([i], np.int32) for i, part in enumerate(("train", "val", "test"))}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    monkeypatch.setattr(datasets, "CORA", pinned(monkeypatch, tmp_path, "cora", "cora.npz", file.getvalue()))
+    graph, labels, split = data.cora()
+    np.testing.assert_array_equal(graph.nodes, np.float32([[0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]))
+    assert sorted(zip(graph.senders.tolist(), graph.receivers.tolist(), strict=True)) == [(0, 1), (1, 0), (1, 2), (2, 1)]
+    assert (graph.nodes.dtype, graph.senders.dtype, labels.dtype) == (np.float32, np.int32, np.int32)
+    np.testing.assert_array_equal(labels, [6, 0, 1])
+    assert [part.tolist() for part in split] == [[0], [1], [2]]
+
+
+def test_missing_cora_cannot_be_fetched_and_says_so(tmp_path, without_folder):
+    with pytest.raises(data.MissingDataError) as error:
+        data.cora()
+    assert str(error.value) == (
+        f"cora is missing: cora.npz is not in {tmp_path / 'cache' / 'jnn' / 'cora'}, and cannot be fetched; "
+        "set JNN_DATA_DIR to a folder that holds cora/cora.npz"
+    )
+
+
+def test_missing_cora_names_both_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("JNN_DATA_DIR", str(tmp_path / "own"))
+    with pytest.raises(data.MissingDataError) as error:
+        data.cora()
+    own, cache = tmp_path / "own" / "cora", tmp_path / "cache" / "jnn" / "cora"
+    assert f"cora.npz is neither in {own} (JNN_DATA_DIR) nor in {cache}, and cannot be fetched; " in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["own", "cache/jnn"])
+def test_a_corrupted_cora_is_not_to_be_fetched_again(where, tmp_path, monkeypatch):
+    monkeypatch.setenv("JNN_DATA_DIR", str(tmp_path / "own"))
+    write(tmp_path / where / "cora", {"cora.npz": b"no archive"})
+    with pytest.raises(data.DataError, match=r"cora.npz is corrupted: its SHA-256 is [0-9a-f]{64}, not .*; replace it$"):
+        data.cora()
+
+
+def test_time_series_have_their_dates_and_gaps(monkeypatch, tmp_path):
+    sunspots = b'"YEAR","SUNACTIVITY"\n1700,5\n1701,11.5\n'
+    co2 = b"date,co2\n19580329,316.1\n19580405,\n19580412,317.6\n"
+    found = {"sunspots": pinned(monkeypatch, tmp_path, "timeseries", "statsmodels_sunspots.csv", sunspots)}
+    (tmp_path / "own" / "timeseries" / "statsmodels_co2.csv").write_bytes(co2)
+    monkeypatch.setattr(datasets, "TIME_SERIES", found | {"co2": hashlib.sha256(co2).hexdigest()})
+    years, numbers = data.sunspots()
+    assert (years.dtype, numbers.dtype) == (np.int32, np.float32)
+    np.testing.assert_array_equal(years, [1700, 1701])
+    np.testing.assert_array_equal(numbers, [5, 11.5])
+    days, parts = data.co2()
+    np.testing.assert_array_equal(days, np.array(["1958-03-29", "1958-04-05", "1958-04-12"], "datetime64[D]"))
+    np.testing.assert_array_equal(parts, np.float32([316.1, np.nan, 317.6]))
+
+
+@pytest.mark.parametrize(
+    ("read", "folder", "name", "address"),
+    [
+        (data.tiny_shakespeare, "tinyshakespeare", "input.txt", "tinyshakespeare/input.txt"),
+        (data.sunspots, "timeseries", "statsmodels_sunspots.csv", "statsmodels/datasets/sunspots/sunspots.csv"),
+        (data.co2, "timeseries", "statsmodels_co2.csv", "statsmodels/datasets/co2/co2.csv"),
+    ],
+)
+def test_other_sets_are_fetched_by_their_address_and_hash(read, folder, name, address, monkeypatch, tmp_path, without_folder):
+    asked = []
+
+    def retrieve(url, *, known_hash, fname, path, progressbar):
+        asked.append((url, fname, path))
+        raise requests.exceptions.ConnectionError
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(data.MissingDataError, match=f"set JNN_DATA_DIR to a folder that holds {folder}/{name}, or connect"):
+        read()
+    ((url, fname, path),) = asked
+    assert url.startswith("https://raw.githubusercontent.com/")
+    assert url.endswith(f"/{address}")
+    assert (fname, path) == (name, tmp_path / "cache" / "jnn" / folder)
+
+
+needs_files = pytest.mark.skipif("JNN_DATA_DIR" not in os.environ, reason="JNN_DATA_DIR is not set: needs the real files")
+
+
+@needs_files
+def test_the_real_tiny_shakespeare_is_what_is_known_of_it():
+    tokens, symbols = data.tiny_shakespeare()
+    assert (len(tokens), len(symbols)) == (1_115_394, 65)
+    assert "".join(symbols[token] for token in tokens[:14]) == "First Citizen:"
+
+
+@needs_files
+def test_the_real_cora_has_the_published_counts():
+    graph, labels, split = data.cora()
+    assert (graph.nodes.shape, graph.senders.shape) == ((2708, 1433), (10556,))
+    assert [len(part) for part in split] == [140, 500, 1000]
+    # twenty of each topic are trained on: Yang, Cohen & Salakhutdinov 2016, section 5.2
+    np.testing.assert_array_equal(np.bincount(labels[split[0]]), np.full(7, 20))
+    np.testing.assert_array_equal(np.bincount(labels), [351, 217, 418, 818, 426, 298, 180])
+    assert len(np.unique(np.concatenate(split))) == 1640
+    assert not np.any(graph.senders == graph.receivers)
+
+
+@needs_files
+def test_the_real_series_are_what_is_known_of_them():
+    years, numbers = data.sunspots()
+    np.testing.assert_array_equal(years, np.arange(1700, 2009))
+    assert years[numbers.argmax()] == 1957  # the highest maximum on record
+    days, parts = data.co2()
+    assert (len(days), np.isnan(parts).sum()) == (2284, 59)
+    assert set(np.diff(days).astype(int)) == {7}
+    np.testing.assert_allclose(np.nanmean(parts[-52:]), 371, atol=1)  # 2001, as NOAA gives it
+
+
 @pytest.mark.slow
-@pytest.mark.skipif("JNN_DATA_DIR" not in os.environ, reason="JNN_DATA_DIR is not set: needs the real files")
+@needs_files
 def test_the_real_fashion_mnist_is_what_its_authors_published():
     (images, labels), (test_images, test_labels) = data.fashion_mnist()
     assert (images.shape, test_images.shape) == ((60000, 28, 28, 1), (10000, 28, 28, 1))

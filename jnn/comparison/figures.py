@@ -271,7 +271,7 @@ def _learning_curves(comparison: Comparison, task: str):
 
 
 def _logarithmic(axis, lowest: float | None = None):
-    """The scale of axes.xaxis or axes.yaxis in decades, unless the lowest of its data is zero or negative. Numbers as such: those with
+    """The scale of axes.xaxis or axes.yaxis in decades, unless its lowest is zero or negative. Numbers as such: those with
     powers of ten are set as formulas, which takes half the time of a picture."""
     from matplotlib.ticker import LogFormatter
 
@@ -302,7 +302,7 @@ def _expected_best(comparison: Comparison, task: str):
         axes.fill_between(k, mean - half, mean + half, color=_colors(comparison)[name], alpha=0.12, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     lowest = min(np.min(line.get_ydata()) for line in axes.lines)
-    if 0 < lowest and axes.yaxis.get_data_interval()[0] <= 0:
+    if lowest > 0 and axes.yaxis.get_data_interval()[0] <= 0:
         axes.set_ylim(bottom=lowest / 2)  # an interval that reaches below zero ends at the axis
     _logarithmic(axes.yaxis, lowest)
     _legend(figure, axes)

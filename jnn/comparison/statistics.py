@@ -45,26 +45,43 @@ def holm(p_values) -> np.ndarray:
 def detectable_difference(losses, reference, comparisons: int) -> float:
     """The true mean difference that a paired t tells from zero with 80 % power, given the spread of these studies.
 
-    At the level 0.05 / comparisons, which Holm's procedure asks of its smallest p value: an upper bound for the others.
-    From the noncentral t distribution, both tails counted (Cohen 1988, section 2.3)."""
+    At the level 0.05 / comparisons, which Holm's procedure asks of its smallest p value: an upper bound for the others."""
     from scipy import optimize, stats
 
-    differences = np.asarray(losses, float) - np.asarray(reference, float)
-    studies, error = len(differences), stats.sem(differences)
+    studies, error = _spread(losses, reference)
     if error == 0:
         return 0.0
-    critical = stats.t.isf(LEVEL / comparisons / 2, studies - 1)
-
-    def shortfall(shift):
-        # the far tail of scipy's noncentral t can be NaN where it is 0
-        tails = stats.nct.sf(critical, studies - 1, shift) + np.nan_to_num(stats.nct.cdf(-critical, studies - 1, shift))
-        return tails - POWER
-
-    high = critical + 2
-    while shortfall(high) < 0:
+    high = stats.t.isf(LEVEL / comparisons / 2, studies - 1) + 2
+    while _power(high, studies, comparisons) < POWER:
         high *= 2
-    shift: Any = optimize.brentq(shortfall, 0.0, high)
+    shift: Any = optimize.brentq(lambda shift: _power(shift, studies, comparisons) - POWER, 0.0, high)
     return float(shift * error)
+
+
+def power(difference: float, losses, reference, comparisons: int) -> float:
+    """The chance that a paired t tells a true mean difference from zero, given the spread of these studies."""
+    studies, error = _spread(losses, reference)
+    if error == 0:
+        return float(difference != 0)
+    return float(_power(difference / error, studies, comparisons))
+
+
+def _spread(losses, reference) -> tuple[int, float]:
+    from scipy import stats
+
+    differences = np.asarray(losses, float) - np.asarray(reference, float)
+    return len(differences), float(stats.sem(differences))
+
+
+def _power(shift, studies: int, comparisons: int):
+    """From the noncentral t distribution, both tails counted (Cohen 1988, section 2.3); shift in standard errors."""
+    from scipy import stats
+
+    freedom = studies - 1
+    critical = stats.t.isf(LEVEL / comparisons / 2, freedom)
+    # the far tail of scipy's noncentral t can be NaN where it is 0
+    upper, lower = stats.nct.sf(critical, freedom, abs(shift)), stats.nct.cdf(-critical, freedom, abs(shift))
+    return np.nan_to_num(upper, nan=1.0) + np.nan_to_num(lower)
 
 
 def verdict(paired: Paired, p_adjusted: float, margin: float) -> str:

@@ -16,7 +16,7 @@ from jnn.comparison.imports import imported
 from jnn.comparison.problems import noisy_quadratic, quadratic, rosenbrock
 from jnn.comparison.tasks import Examples, Task
 from jnn.initializers import kaiming_normal
-from jnn.layers import batch_norm, conv, dense, dropout, flatten, global_avg_pool, graph_conv, on_nodes
+from jnn.layers import avg_pool, batch_norm, conv, dense, dropout, flatten, global_avg_pool, graph_conv, on_nodes
 from jnn.objectives import supervised
 from jnn.trainings import take
 from jnn.types import Layer, Objective
@@ -111,7 +111,8 @@ def fashion_cnn(width: int = 8, label_noise: float = 0.0) -> Task:
 
 
 def fashion_resnet(width: int = 8, blocks: int = 1, label_noise: float = 0.0) -> Task:
-    layers, width_in = {"stem": _norm_conv(width, 2)}, width
+    layers = {"stem": serial(conv=_norm_conv(width, 2), relu=jax.nn.relu, pool=avg_pool(2))}
+    width_in = width
     for stage, features in enumerate((width, 2 * width), 1):
         for i in range(blocks):
             layers[f"block_{stage}_{i}"] = _residual_block(width_in, features)
@@ -124,10 +125,10 @@ def fashion_resnet(width: int = 8, blocks: int = 1, label_noise: float = 0.0) ->
         label_noise,
         validation=500,
         test=1000,
-        steps=150,
+        steps=200,
         batch_size=32,
-        floor=("accuracy", 0.75),
-        points=5,
+        floor=("accuracy", 0.72),
+        points=10,
         make=fashion_resnet,
     )
 
@@ -160,7 +161,7 @@ def shakespeare_lstm(width: int = 32, length: int = 32) -> Task:
         length,
         steps=200,
         batch_size=8,
-        floor=("loss", 2.8),
+        floor=("loss", 2.35),
         make=shakespeare_lstm,
     )
 
@@ -171,9 +172,9 @@ def shakespeare_gpt(width: int = 32, length: int = 32, layers: int = 1, heads: i
         f"a transformer, {layers} x {width} wide, that reads {length} characters of tinyshakespeare and predicts the next",
         models.gpt(65, length, layers=layers, width=width, heads=heads),
         length,
-        steps=200,
+        steps=400,
         batch_size=8,
-        floor=("loss", 2.8),
+        floor=("loss", 2.75),
         make=shakespeare_gpt,
     )
 

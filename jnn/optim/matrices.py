@@ -47,12 +47,13 @@ def muon(
     where: tree.Where = _is_matrix,
 ) -> Optimizer:
     """m = rho * m + (1 - rho) * g;  u = -lr * (sqrt(max(1, out / in)) * orthogonal(m') + weight_decay * w),
-    with Nesterov's m' = rho * m / (1 - rho^(t+1)) + (1 - rho) * g / (1 - rho^t), for matrices w (in, out), and `adamw` for
-    the rest.
+    with Nesterov's m' = rho * m / (1 - rho^(t+1)) + (1 - rho) * g / (1 - rho^t), for matrices w (in, out).
+    Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
 
+    The rest of the parameters has `adamw`.
     orthogonal(x): five steps x = a x + (b xx' + c (xx')^2) x of Newton and Schulz from x / |x|, which bring the singular
-    values near 1, here in the dtype of the moments. Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
-    networks", whose m' is not corrected for the zero start as here and in optax.
+    values near 1, here in the dtype of the moments. The published m' is not corrected for the zero start; here it is, as in
+    optax.contrib.muon, and the steps are the same as there (optax gives the rest Nesterov's momentum as well).
     adam_learning_rate: of the rest; learning_rate by default.
     where: the matrices, as in `jnn.tree`. By default all weights of rank 2 but tables of embeddings and the attention vectors
         of graphs. The layers of `repeat` and the pieces of `maxout` are as many matrices; a kernel of more axes, where it is
@@ -113,7 +114,8 @@ def _orthogonalised(learning_rate, momentum, weight_decay, eps) -> Optimizer:
 
 
 def orthogonal(x, eps):
-    """(..., rows, columns) -> the same:  U V', nearly, where x = U S V'; its singular values lie in about 0.7 to 1.2."""
+    """(..., rows, columns) -> the same:  U V', nearly, where x = U S V': the singular values come to lie between 0.5 and 1.5,
+    but for those that are tiny beside |x|."""
     is_tall = x.shape[-2] > x.shape[-1]
     x = x.mT if is_tall else x
     x = x / (sqrt(jnp.sum(jnp.square(x), (-2, -1), keepdims=True)) + eps)

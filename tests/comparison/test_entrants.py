@@ -9,7 +9,13 @@ import pytest
 import jnn
 from jnn.comparison import entrants
 from jnn.comparison.errors import InputError
+<<<<<<< HEAD
 from jnn.comparison.spaces import DEFAULT, SPACES, fixed, log_uniform
+=======
+from jnn.comparison.plans import make_plan
+from jnn.comparison.spaces import DEFAULT, DEFAULTS, fixed, log_uniform
+from jnn.comparison.studies import FINAL, Setup, run_cell
+>>>>>>> second
 
 from tiny import tiny_task
 
@@ -84,6 +90,48 @@ def test_a_factory_that_takes_steps_brings_its_own_schedule():
 
     built = entrants.build(entrants.enter("linear", linear, {}), tiny_task(), {"learning_rate": 0.5})
     np.testing.assert_allclose(steps_of(built, 20), steps_of(linear(0.5, 20), 20))
+
+
+def schedule_free(learning_rate):
+    return optax.contrib.schedule_free_sgd(learning_rate)
+
+
+def averaged(learning_rate):
+    return optax.chain(optax.sgd(learning_rate), jnn.optim.ema_params(0.9))
+
+
+@pytest.mark.parametrize("factory", [schedule_free, averaged, jnn.optim.lbfgs])
+def test_an_optimizer_judged_by_other_parameters_follows_no_schedule_and_is_judged_by_them(factory):
+    task = tiny_task()
+    entrant = entrants.enter("mine", factory, {"learning_rate": 0.5})
+    assert entrants.takes_traced(entrant, task, _batch())
+    assert entrants.schedule_of(entrant, task, _batch()) == "none"
+
+    plan = make_plan({"mine": factory, "sgd": jnn.optim.sgd}, [task], "sgd", {"mine": {"learning_rate": 0.5}}, 1, 2, 0.01, 0)
+    setup = Setup(task, plan)
+    cell = run_cell(plan, setup, entrant)
+    starts = setup.starts((0, 1), FINAL)
+    for study in range(2):
+        start = jax.tree.map(lambda a, study=study: a[study], starts)
+        # by hand: the optimizer as it is, no schedule around it
+        training = jnn.training(task.objective, factory(0.5))
+        opened = jnn.TrainState(start.params, start.state, factory(0.5).init(start.params), start.key, jnp.int32(0))
+        end = jnn.fit(training, setup.data.pool, key=start.key, steps=task.steps, order=start.order, start=opened).train_state
+        test = jax.tree.map(lambda a, start=start: a[start.test], setup.data.pool)
+        losses = [
+            jnn.evaluate(task.objective, params, end.state, test)["loss"]
+            for params in (jnn.optim.eval_params(end.opt_state, end.params), end.params)
+        ]
+        assert not cell.final_diverged[study]
+        np.testing.assert_allclose(cell.final["test"]["loss"][study], losses[0], rtol=1e-5)
+        assert abs(losses[0] - losses[1]) > 1e-3 * losses[0]
+
+
+def test_the_schedule_of_an_optimizer_is_named():
+    task = tiny_task()
+    assert entrants.schedule_of(entrants.enter("sgd", jnn.optim.sgd, {}), task, _batch()) == "the task's"
+    own = entrants.enter("own", lambda learning_rate, steps: averaged(learning_rate), {})
+    assert entrants.schedule_of(own, task, _batch()) == "its own"
 
 
 def test_extra_arguments_pass_through_the_scaling():
