@@ -104,8 +104,7 @@ def _by_task(comparison: Comparison) -> Iterator[tuple[str, str, list[Picture]]]
             f"Validation loss of the best of k trials, the mean over all choices of k of the {trials} trials of a study (Tang "
             f"et al. 2020) and over {studies} studies, with its 95 % interval (t over studies). The trials of a study are a "
             "Latin hypercube on one split and seed, not independent: the curve is exact for 1 and for all trials, and between "
-            "these a little under that of points drawn independently. Where curves cross, which is better is a matter of the "
-            "budget.",
+            "these a little under that of points drawn independently. Where curves cross, the budget decides which is better.",
             _expected_best,
         ),
         (
@@ -271,8 +270,8 @@ def _learning_curves(comparison: Comparison, task: str):
     return figure
 
 
-def _logarithmic(axis):
-    """The scale of axes.xaxis or axes.yaxis in decades, unless it holds what is zero or negative. Numbers as such: those with
+def _logarithmic(axis, lowest: float | None = None):
+    """The scale of axes.xaxis or axes.yaxis in decades, unless its lowest is zero or negative. Numbers as such: those with
     powers of ten are set as formulas, which takes half the time of a picture."""
     from matplotlib.ticker import LogFormatter
 
@@ -280,7 +279,7 @@ def _logarithmic(axis):
         def __call__(self, x, pos=None):
             return f"{x:g}" if super().__call__(x, pos) else ""
 
-    if axis.get_data_interval()[0] > 0:
+    if (axis.get_data_interval()[0] if lowest is None else lowest) > 0:
         {"x": axis.axes.set_xscale, "y": axis.axes.set_yscale}[axis.axis_name]("log")
         axis.set_major_formatter(Plain())
         axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
@@ -302,7 +301,10 @@ def _expected_best(comparison: Comparison, task: str):
         axes.plot(k, mean, label=name, marker="." if len(k) < 30 else None, **_line(comparison, name))
         axes.fill_between(k, mean - half, mean + half, color=_colors(comparison)[name], alpha=0.12, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _logarithmic(axes.yaxis)
+    lowest = min(np.min(line.get_ydata()) for line in axes.lines)
+    if lowest > 0 and axes.yaxis.get_data_interval()[0] <= 0:
+        axes.set_ylim(bottom=lowest / 2)  # an interval that reaches below zero ends at the axis
+    _logarithmic(axes.yaxis, lowest)
     _legend(figure, axes)
     return figure
 

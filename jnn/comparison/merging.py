@@ -24,7 +24,7 @@ def merge(a: Comparison, b: Comparison) -> Comparison:
     for part in ("tasks", "optimizers", "budgets"):
         if part in a.protocol or part in b.protocol:
             protocol[part] = a.protocol.get(part, {}) | b.protocol.get(part, {})
-    ours, theirs = (c.protocol["lanes_used"] for c in (a, b))
+    ours, theirs = (c.protocol.get("lanes_used", {}) for c in (a, b))
     protocol["lanes_used"] = {task: theirs.get(task, {}) | ours.get(task, {}) for task in protocol["tasks"]}
     protocol["notes"] = list(dict.fromkeys(a.protocol["notes"] + b.protocol["notes"]))
     trials = pd.concat([a.trials, b.trials[is_added]], ignore_index=True)
@@ -94,7 +94,7 @@ def _cells(comparison: Comparison) -> set[tuple[str, str]]:
 
 def _trainings(comparison: Comparison, cells) -> int:
     """How many trainings these cells took, the reference's separate studies included."""
-    studies, separate = comparison.protocol["studies"], comparison.protocol["target_studies"]
+    studies, separate = comparison.protocol["studies"], comparison.protocol.get("target_studies", 0)
     of_each = comparison.trials.groupby(["task", "optimizer"]).size() // studies
     reference = comparison.protocol["reference"]
     return sum(int(of_each[task, name]) * (studies + separate * (name == reference)) for task, name in cells)

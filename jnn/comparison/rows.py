@@ -100,10 +100,14 @@ def _sorted_headline(by_optimizer, reference: str) -> list[str]:
 def budget_words(protocol: dict[str, Any]) -> str:
     """A sentence that says which budgets were unequal; nothing where all were equal."""
     budgets = [
-        f"{name} had {' and '.join(f'{number} {what}' for what, number in budget.items())}"
+        f"{name} had {' and '.join(_count(what, number) for what, number in budget.items())}"
         for name, budget in protocol.get("budgets", {}).items()
     ]
     return f"Unequal budgets, as was asked for: {'; '.join(budgets)}." if budgets else ""
+
+
+def _count(what: str, number) -> str:
+    return f"{number} {what.removesuffix('s') if number == 1 else what}"
 
 
 def certainty(comparison: Comparison) -> str:

@@ -49,13 +49,16 @@ def measure_table(comparison: Comparison) -> Table:
     if "state" in columns:
         caption += "State: memory of the optimizer's state. "
     return Table(
-        headings, groups, caption + "Diverged: tuning runs and final runs that ended above the initial loss or not finite."
+        headings,
+        groups,
+        caption + "Diverged: the share of the trials, and the final runs, that ended above the initial loss or not finite.",
     )
 
 
 def _columns(table, reference: str) -> dict[str, Callable[[dict[str, Any]], str]]:
     """heading -> how a row shows it."""
     scores = [c for c in table.columns if c.startswith("test_") and not c.endswith("_sd")]
+    scores.sort(key=lambda score: score != "test_loss")  # which is what verdicts are about
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         score.replace("_", " "): lambda row, score=score: _with_deviation(row[score], row[f"{score}_sd"]) for score in scores
     }
@@ -67,8 +70,7 @@ def _columns(table, reference: str) -> dict[str, Callable[[dict[str, Any]], str]
         columns["step time"] = lambda row: "" if math.isnan(row["step_time_ratio"]) else _step_time(row, reference)
     if table.state_bytes.notna().any():
         columns["state"] = lambda row: _bytes(row["state_bytes"])
-    columns["diverged trials"] = lambda row: f"{100 * row['diverged_trials']:.0f} %"
-    columns["diverged finals"] = lambda row: str(row["diverged_finals"])
+    columns["diverged"] = _diverged
     return columns
 
 
@@ -83,6 +85,12 @@ def _time(row, unit: str, of_a_step: float) -> str:
     never = not math.isfinite(median)
     taken = row["last_step"] * of_a_step if never else median
     return ("> " if never else "") + (f"{taken:,.0f}" if taken >= 100 else f"{taken:.3g}")
+
+
+def _diverged(row) -> str:
+    finals = row["diverged_finals"]
+    of_trials = f"{100 * row['diverged_trials']:.0f} %"
+    return f"{of_trials}, {finals} final{'s' if finals > 1 else ''}" if finals else of_trials
 
 
 def _never(row) -> str:

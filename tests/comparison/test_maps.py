@@ -4,12 +4,15 @@ import re
 
 import pytest
 
+import jnn
 from jnn.comparison.errors import InputError
+from jnn.comparison.grids import verdict_map
 from jnn.comparison.maps import LOOKS, map_figure, map_rows, settings, write_map
 from jnn.comparison.merging import rejudge
 from jnn.comparison.statistics import holm
 
 from synthetic import synthetic
+from tiny import tiny_task
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +85,11 @@ def test_the_page_has_the_map_first_then_the_table(rows, tmp_path):
     assert {file.name for file in path.parent.iterdir()} == {"map.html", "map.svg", "map.pdf", "map.csv"}
     with (path.parent / "map.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 9
+
+
+def test_a_grid_of_comparisons_is_mapped(tmp_path):
+    optimizers = {"adam": jnn.optim.adam, "sgd": jnn.optim.sgd}
+    found = verdict_map(optimizers, [tiny_task()], vary={"steps": [4, 8]}, trials=1, studies=2, out=tmp_path)
+    assert found.verdicts.steps.tolist() == [4, 8]
+    assert found.verdicts.p_adjusted.tolist() == holm(found.verdicts.p_value).tolist()
+    assert "Verdicts over steps, against adam" in (tmp_path / "map.html").read_text()

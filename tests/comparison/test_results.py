@@ -16,6 +16,7 @@ from jnn.comparison.rows import certainty, headline, title
 from synthetic import synthetic
 from tiny import tiny_task
 
+OVER_TASKS = {"scores", "score_profile", "steps_profile", "seconds_profile"}
 SPACES = {"adam": {"learning_rate": jnn.log_uniform(0.02, 0.3)}}
 
 
@@ -76,7 +77,7 @@ def test_results_json_holds_everything(comparison, folder):
     row = next(row for row in content["verdicts"] if (row["task"], row["optimizer"]) == ("tiny", "nan"))
     np.testing.assert_allclose([row["difference"], row["p_value"]], [again.difference, again.p_value], rtol=1e-5)
     assert content["curves"]["tiny"]["nan"]["training"][0][-1] is None
-    assert content["protocol"]["optimizers"]["adam"]["spaces"]["learning_rate"] == {"low": 0.02, "high": 0.3, "scale": "log"}
+    assert content["protocol"]["optimizers"]["adam"]["spaces"]["learning_rate"]["high"] == 0.3
     assert re.fullmatch("[0-9a-f]{64}", content["protocol"]["optimizers"]["nan"]["source_sha256"])
     assert {"jax", "jnn", "optax", "python"} <= set(content["environment"]["versions"])
     assert content["protocol"]["seed"] == 0
@@ -92,7 +93,7 @@ def test_trials_csv_is_the_table_of_trials(comparison, folder):
 
 def test_every_figure_is_there_as_svg_and_pdf(comparison, folder):
     by_task = ("learning_curves", "learning_rates", "expected_best", "differences")
-    names = {f"{name}_{task}" for name in by_task for task in ("tiny", "second")} | {"scores", "score_profile"}
+    names = {f"{name}_{task}" for name in by_task for task in ("tiny", "second")} | OVER_TASKS
     files = {f"{name}.{kind}" for name in names for kind in ("svg", "pdf")} | {"captions.md"}
     assert {path.name for path in (folder / "figures").iterdir()} == files
     captions = (folder / "figures" / "captions.md").read_text()
@@ -101,7 +102,7 @@ def test_every_figure_is_there_as_svg_and_pdf(comparison, folder):
 
 def test_the_page_needs_nothing_else(comparison, folder):
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 10
+    assert page.count("<svg") == 12
     assert not re.search(r"<(script|link|img|iframe)\b", page)
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:|//|file:)", page)
     assert "a&lt;b&gt;" in page
@@ -142,15 +143,24 @@ def test_many_tasks_are_counted_and_many_optimizers_sorted():
 
 def test_unequal_budgets_are_the_first_thing_said(tmp_path):
     one = synthetic(("one",))
-    budgets = {"worse": {"trials": 16, "steps": 50}, "same": {"trials": 8, "steps": "the task's"}}
+    budgets = {"worse": {"trials": 16, "steps": 50}, "same": {"trials": 8, "steps": 60}}
     unequal = dataclasses.replace(one, protocol=one.protocol | {"budgets": budgets})
-    words = "Unequal budgets, as was asked for: worse had 16 trials and 50 steps; same had 8 trials and the task's steps."
+    words = "Unequal budgets, as was asked for: worse had 16 trials and 50 steps; same had 8 trials and 60 steps."
     assert headline(unequal)[0] == words
     page = report.page(unequal, [])
     assert page.index(words) < page.index("<table")
     assert "Every optimizer has the same number of trials" not in page
     assert "Every optimizer has the same number of trials" in report.page(one, [])
     assert "budgets" not in headline(one)[0]
+
+
+def test_budgets_that_were_asked_for_are_in_the_protocol():
+    optimizers = {"adam": jnn.optim.adam, "sgd": jnn.optim.sgd}
+    trials = {"adam": 1, "sgd": 2}
+    found = jnn.compare(optimizers, [tiny_task(steps=4, points=2)], trials=trials, steps=8, unequal=True, studies=2)
+    assert found.protocol["budgets"] == {"adam": {"trials": 1}, "sgd": {"trials": 2}}
+    assert headline(found)[0] == "Unequal budgets, as was asked for: adam had 1 trial; sgd had 2 trials."
+    assert found.environment["trainings"] == 4 * 2 + 2 * 3  # the reference's separate studies too
 
 
 def test_how_sure_names_the_detectable_differences():
@@ -267,5 +277,5 @@ def test_a_browser_shows_verdicts_and_pictures_without_scrolling_sideways(compar
     assert found["overflow"] <= 0
     assert found["text"] == "worse"
     assert found["first"]["right"] <= width
-    assert len(found["pictures"]) == 10
+    assert len(found["pictures"]) == 12
     assert all(200 < w <= width and h > 100 for w, h in found["pictures"])

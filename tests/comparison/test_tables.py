@@ -34,7 +34,7 @@ def test_the_reference_is_first_and_its_step_is_a_time(comparison):
 
 def test_columns_without_a_measurement_are_left_out():
     headings = measure_table(synthetic(measured=False)).headings
-    assert headings == ["optimizer", "test loss", "test accuracy", "diverged trials", "diverged finals"]
+    assert headings == ["optimizer", "test loss", "test accuracy", "diverged"]
 
 
 def test_latex_escapes_what_is_special():
