@@ -74,8 +74,7 @@ def verdicts(found) -> Table:
     """The table of a verdict map."""
     table = _table(*found.settings, "task", "optimizer", "verdict", "difference", "p (Holm)")
     for row in found.verdicts.to_dict("records"):
-        losses = found.comparisons[tuple(row[name] for name in found.settings)].finals().groupby(["task", "optimizer"])
-        percent = 100 * row["difference"] / losses.test_loss.mean()[row["task"], row["reference"]]
+        percent = 100 * row["difference"] / row["reference_loss"]
         settings = [str(row[name]) for name in found.settings]
         table.add_row(*settings, row["task"], row["optimizer"], row["verdict"], f"{percent:+.1f} %", f"{row['p_adjusted']:.4f}")
     return table

@@ -87,6 +87,17 @@ def here(tmp_path, monkeypatch):
         (["--studies", "1"], "studies must be a whole number of at least 2, got 1"),
         (["--margin", "-1"], "margin is a share"),
         (["--out", "mine.py"], "the output folder mine.py cannot be written"),
+        (["--trials", "many"], "trials takes numbers, got 'many'"),
+        (["--trials", "2,momentum=3"], "unequal budgets make a comparison unfair: trials adam 2, momentum 3"),
+        (["--trials", "2,nobody=3"], "--trials is NUMBER or NUMBER,OPTIMIZER=NUMBER for one of adam, momentum"),
+        (["--steps", "0"], "steps must be a whole number of at least 1, got 0"),
+        (["--vary", "steps"], "--vary is given as SETTING=VALUE,VALUE, got 'steps'"),
+        (["--vary", "width=8,16"], "digits-linear has no setting 'width'"),
+        (["--vary", "steps=10,10"], "vary: steps needs values, each once"),
+        (["--vary", "steps=10", "--dry-run"], "--vary does not go together with"),
+        (["--calibrate", "0"], "--calibrate must be at least 1, got 0"),
+        (["--calibrate", "--against", "sgd"], "--calibrate compares the reference with itself"),
+        (["--tasks", "mine.py:none"], "mine.py has no task 'none'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(here, capsys, arguments, words):
@@ -124,11 +135,24 @@ def test_a_candidate_is_compared_and_written(here, capsys):
     assert "nan 2 of 2 trials and 2 of 2 final runs" in " ".join(captured.out.split())
     assert "6 of 6 trainings" not in captured.out
     results = json.loads((here / "out" / "results.json").read_text())
-    assert results["protocol"]["optimizers"]["mine"]["spaces"]["learning_rate"] == {"low": 1e-3, "high": 0.1, "scale": "log"}
+    assert results["protocol"]["optimizers"]["mine"]["spaces"]["learning_rate"] == {
+        "low": 1e-3,
+        "high": 0.1,
+        "scale": "log",
+        "source": "given",
+    }
     assert {row["optimizer"] for row in results["verdicts"]} == {"mine", "nan"}
 
-    assert cli.main(["compare", *SMALL, *arguments, "--out", "out"]) == 2
-    assert "out holds results already" in capsys.readouterr().err
+    assert cli.main(["compare", *SMALL, *arguments, "--out", "out"]) == 0  # nothing is left to run
+    capsys.readouterr()
+    assert cli.main(["compare", *SMALL, *arguments, "--seed", "1", "--out", "out"]) == 2
+    assert "out holds another comparison: protocol.seed is 0 and 1" in capsys.readouterr().err
+
+    page = (here / "out" / "report.html").read_text()
+    (here / "out" / "report.html").unlink()
+    assert cli.main(["report", "out"]) == 0
+    assert "Report: out/report.html" in capsys.readouterr().out
+    assert (here / "out" / "report.html").read_text() == page
 
 
 def test_help_names_every_option_and_task(capsys):
@@ -150,6 +174,56 @@ def test_an_interrupt_exits_with_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "compare", interrupted)
+    monkeypatch.setattr(cli, "run_plan", interrupted)
     assert cli.main(["compare"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "what is finished is kept" in capsys.readouterr().err
+
+
+def test_report_joins_folders_of_one_protocol(here, capsys):
+    for name in ("momentum", "sgd"):
+        assert cli.main(["compare", *SMALL, "--against", name, "--out", name]) == 0
+    assert cli.main(["report", "momentum", "sgd"]) == 2
+    assert "give --out" in capsys.readouterr().err
+    assert cli.main(["report", "momentum", "sgd", "--out", "both"]) == 0
+    rows = json.loads((here / "both" / "results.json").read_text())["verdicts"]
+    assert [row["optimizer"] for row in rows] == ["momentum", "sgd"]
+    assert cli.main(["compare", *SMALL, "--seed", "1", "--against", "sgd", "--out", "other"]) == 0
+    capsys.readouterr()
+    assert cli.main(["report", "momentum", "other", "--out", "never"]) == 2
+    assert "they differ in seed (0 and 1)" in capsys.readouterr().err
+    assert not (here / "never").exists()
+    assert cli.main(["report", "nowhere"]) == 2
+    assert "nowhere cannot be read: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_list_of_what_can_be_compared(capsys):
+    assert cli.main(["compare", "--list"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for word in ("digits-mlp", "shakespeare-gpt", "optax:adamw", "optax.contrib:muon", "lbfgs", "obj_fn must be provided"):
+        assert word in text
+
+
+def test_a_dry_run_trains_nothing_and_says_how_long(here, capsys):
+    assert cli.main(["compare", *SMALL, "--against", "momentum", "--dry-run", "--out", "out"]) == 0
+    captured = capsys.readouterr()
+    text = " ".join(captured.out.split())
+    # the reference has two separate studies as well
+    assert "digits-linear adam 8 300" in text
+    assert "digits-linear momentum 4 300" in text
+    assert "12 trainings; about" in text
+    assert not (here / "out").exists()
+
+
+def test_calibration_prints_the_share_of_false_verdicts(here, capsys):
+    assert cli.main(["compare", *SMALL, "--calibrate", "3"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "adam against itself" in text
+    assert "digits-linear 3 " in text
+
+
+def test_a_map_over_a_setting(here, capsys):
+    arguments = ["--against", "momentum", "--vary", "steps=20,40", "--out", "map"]
+    assert cli.main(["compare", *SMALL, *arguments]) == 0
+    assert "Map: map/map.html" in capsys.readouterr().out
+    assert (here / "map" / "map.html").exists()
+    assert {path.name for path in (here / "map").iterdir() if path.is_dir()} >= {"steps=20", "steps=40"}

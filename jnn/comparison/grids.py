@@ -21,9 +21,7 @@ BUDGETS = ("trials", "studies")  # what is varied without changing the task
 class VerdictMap:
     """The verdicts of a grid of comparisons."""
 
-    verdicts: (
-        DataFrame  # the columns of `Comparison.verdicts`, one for each setting, reference_loss; p values adjusted over the grid
-    )
+    verdicts: DataFrame  # one column for each setting, those of `Comparison.verdicts` adjusted over the grid, reference_loss
     comparisons: dict[tuple, Comparison]  # values of the settings, in their order -> comparison
     settings: dict[str, list]
     folder: Path | None = None
