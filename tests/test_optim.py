@@ -565,6 +565,8 @@ def test_adagrad_from_zero_starts_with_steps_of_the_learning_rate_and_leaves_alo
     np.testing.assert_allclose(updates, [-0.1, 0.1, 0.0], rtol=1e-6)
     updates, _ = optimizer.update(jnp.array([4.0, 0.0, 2.0]), opt_state)
     np.testing.assert_allclose(updates, [-0.1 * 4 / 5, 0.0, -0.1], rtol=1e-6)
+    _, opt_state = optimizer.update(jnp.array([1.0, jnp.nan, 1.0]), opt_state)
+    np.testing.assert_array_equal(np.isnan(optimizer.update(jnp.ones(3), opt_state)[0]), [False, True, False])
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion"])
