@@ -22,7 +22,8 @@ def step(initial, factor, every) -> Callable:
 
     def schedule(step):
         time, first, ratio, length = _floats(step, initial, factor, every)
-        return first * ratio ** jnp.floor(time / length)
+        # where XLA multiplies by the reciprocal, a floor of the quotient is one too few at some multiples
+        return first * ratio ** (time // length)
 
     return schedule
 

@@ -66,6 +66,11 @@ def test_plain_matrices_move_as_in_optax(x64):
         chex.assert_trees_all_close(ours, theirs, rtol=1e-9)
 
 
+def test_a_tree_of_one_matrix_or_of_one_vector_will_do(x64):
+    for params, rest in ((normal(0, 3, 2), optax.contrib.muon), (normal(0, 3), optax.adamw)):
+        np.testing.assert_allclose(run(optim.muon(0.1), params), run(rest(0.1, weight_decay=0.0), params), rtol=1e-9)
+
+
 def test_which_parameters_are_matrices(key):
     model = jnn.serial(
         jnn.embed(7, 4),

@@ -148,6 +148,15 @@ def test_a_warmup_of_no_steps_or_of_all_has_no_way_to_go(warmup, x64):
     assert np.all(np.isfinite(jax.jacfwd(values)(jnp.asarray(warmup))))
 
 
+def test_a_stair_begins_at_every_multiple_of_its_length():
+    lengths, stairs = np.arange(1, 60), np.arange(30)
+    values = jax.jit(jax.vmap(lambda n: schedules.step(1.0, 0.5, n)(jnp.asarray(stairs, jnp.int32) * n)))(jnp.asarray(lengths))
+    np.testing.assert_array_equal(values, np.broadcast_to(0.5**stairs, values.shape).astype(np.float32))
+    for length in (7, 41, 49, 55):
+        fixed = jax.jit(schedules.step(1.0, 0.5, length))(jnp.arange(length * 30))
+        np.testing.assert_array_equal(fixed, np.float32(0.5 ** np.repeat(stairs, length)))
+
+
 def test_schedules_of_no_steps_are_at_their_end():
     for schedule in (schedules.linear(0.3, 0.05, 0), schedules.cosine(0.3, 0, final=0.05)):
         np.testing.assert_allclose(schedule(STEPS), 0.05, rtol=1e-6)

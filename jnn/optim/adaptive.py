@@ -33,7 +33,7 @@ def adagrad(learning_rate, initial_accumulator=0.1, eps=1e-7, *, eps_in_sqrt=Tru
         def new_update(s, g):
             root = _root(s, epsilon, eps_in_sqrt)
             # a sum of zeros has seen no gradient but 0, whatever epsilon is
-            return cast(-cast(lr, s) * cast(g, s) / jnp.where(root > 0, root, jnp.ones_like(root)), g)
+            return cast(-cast(lr, s) * cast(g, s) / jnp.where(root == 0, jnp.ones_like(root), root), g)
 
         return jax.tree.map(new_update, square, grads), SquareState(opt_state.count + 1, square)
 

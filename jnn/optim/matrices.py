@@ -69,7 +69,7 @@ def muon(
         return MuonState(orthogonalised.init(parts.inside(params)), others.init(parts.outside(params)))
 
     def update(grads, opt_state, params=None):
-        if params is None:
+        if params is None and jax.tree.leaves(grads):
             raise ValueError("muon: decay needs the parameters, as in update(grads, opt_state, params)")
         parts = Parts(params, where)
         inside, matrices = orthogonalised.update(parts.inside(grads), opt_state.matrices, parts.inside(params))

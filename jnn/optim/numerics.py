@@ -37,7 +37,7 @@ def running_mean(mean, decay, new):
 
 def with_weights(owner: str, updates, params, rate, where):
     """updates + rate * params where `where` takes the parameter, and everywhere when it is None."""
-    if params is None:
+    if params is None and jax.tree.leaves(updates):  # None is also the tree of no array
         raise ValueError(f"{owner}: decay needs the parameters, as in update(grads, opt_state, params)")
     taken = jax.tree.map(lambda p: True, params) if where is None else tree.mask(params, where)
 
