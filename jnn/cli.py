@@ -224,7 +224,7 @@ def _map(options, common: dict, trials) -> int:
         if not equals or not _names(values):
             raise InputError(f"--vary is given as SETTING=VALUE,VALUE, got {text!r}")
         vary[name] = [_number(name, value) for value in _names(values)]
-    out = options.out or Path("runs") / f"map-{digest({**vars(options), 'run': '', 'out': ''})}"
+    out = options.out or Path("runs") / f"map-{digest({**vars(options), 'run': '', 'overwrite': ''})}"
     found = verdict_map(**common, trials=trials, vary=vary, out=out, overwrite=options.overwrite)
     _print(listings.verdicts(found))
     _say(f"Map: {out / 'map.html'}")

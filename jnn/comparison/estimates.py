@@ -35,11 +35,11 @@ def estimate(plan: Plan, kept: Mapping = {}) -> dict[tuple[str, str], Estimate]:
         runs = counts[task.name, entrant.name]
         if (task.name, entrant.name) in kept:
             return (task.name, entrant.name), Estimate(runs, task.steps, 0.0)
-        compiling, short = _timed(plan, task, entrant, 1)
-        _, long = _timed(plan, task, entrant, 2) if task.points > 1 else (0.0, short)
+        lanes, compiling, short = _timed(plan, task, entrant, 1)
+        long = _timed(plan, task, entrant, 2)[-1] if task.points > 1 else short
         span = max(long - short, 0.0)
         traced = plan.traced[task.name, entrant.name]
-        calls = -(-runs // plan.lanes) if traced else runs
+        calls = -(-runs // lanes)
         programs = 1 if traced else plan.studies * entrant.trials
         seconds = programs * compiling + calls * (short + (task.points - 1) * span)
         return (task.name, entrant.name), Estimate(runs, task.steps, seconds)
@@ -54,8 +54,8 @@ def total_seconds(estimates: Mapping[tuple[str, str], Estimate]) -> float:
     return sum(found.seconds for found in estimates.values()) / workers()
 
 
-def _timed(plan: Plan, task: Task, entrant: Entrant, points: int) -> tuple[float, float]:
-    """Seconds to compile, and of a call, of runs that end after so many evaluated spans of steps."""
+def _timed(plan: Plan, task: Task, entrant: Entrant, points: int) -> tuple[int, float, float]:
+    """How many runs there are at a time, seconds to compile, and of a call, of runs that end after so many evaluated spans."""
     short = task._replace(steps=points * (task.steps // task.points), points=points)
     runs = Runs(plan, Setup(short, plan), entrant)
     values = {name: np.full(runs.lanes, space.value(0.5)) for name, space in entrant.space.items()}
@@ -65,4 +65,4 @@ def _timed(plan: Plan, task: Task, entrant: Entrant, points: int) -> tuple[float
     began = time.perf_counter()
     jax.block_until_ready(runs(values, np.arange(runs.lanes), FINAL))
     again = time.perf_counter() - began
-    return max(first - again, 0.0), again
+    return runs.lanes, max(first - again, 0.0), again

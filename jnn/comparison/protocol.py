@@ -89,7 +89,7 @@ def run_plan(plan: Plan, out=None, overwrite: bool = False):
         timing = measure(plan, cells)
         if kept:
             kept.save_timing(timing)
-    comparison = collect(plan, cells, timing, time.monotonic() - began)
+    comparison = collect(plan, cells, timing, kept.seconds() if kept else time.monotonic() - began)
     return comparison if kept is None else write_report(comparison, kept.folder)
 
 
@@ -115,8 +115,10 @@ def run(plan: Plan, kept: "store.Store | None" = None) -> dict[tuple[str, str], 
                 f"{entrant.name} needs its hyperparameters as plain numbers: {programs}, a second or so each", file=sys.stderr
             )
     with Progress(sum(counts.values())) as progress:
-        if found:
-            progress.advance(sum(counts[name] for name in found), "kept from before")
+        if kept and found:
+            trainings = sum(counts[name] for name in found)
+            print(f"{trainings:,} trainings are kept in {kept.folder} from before", file=sys.stderr)
+            progress.advance(trainings, "kept from before")
 
         def work(task, entrant):
             def advance(runs):

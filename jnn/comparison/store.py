@@ -10,6 +10,7 @@ import io
 import json
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from jnn.comparison.studies import Cell
 IDENTITY = "comparison.json"
 CELLS = "cells"
 TIMING = "timing.json"
+SECONDS = "seconds"
 PROTOCOL = ("reference", "studies", "margin", "seed", "lanes", "target_studies")
 
 
@@ -78,6 +80,10 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._began = time.monotonic()
+        file = folder / SECONDS
+        self._earlier = float(file.read_text()) if file.exists() else 0.0
+        self._has_run = False
 
     @classmethod
     def claim(cls, folder, about: Mapping, overwrite: bool) -> "Store":
@@ -101,11 +107,16 @@ class Store:
             raise InputError(f"the output folder {path} cannot be written: {error.strerror or error}") from error
         return cls(path)
 
+    def seconds(self) -> float:
+        """What the comparison has taken, with what was run before; looking at what is kept costs nothing."""
+        return self._earlier + (time.monotonic() - self._began if self._has_run else 0.0)
+
     def save(self, task: str, optimizer: str, cell: Cell):
         buffer = io.BytesIO()
         arrays: dict[str, Any] = tree.flatten(cell._asdict())
         np.savez(buffer, **arrays)
         _write(self._file(task, optimizer), buffer.getvalue())
+        self._note_seconds()
 
     def load(self, task: str, optimizer: str) -> Cell | None:
         """None where it is not there."""
@@ -122,6 +133,11 @@ class Store:
 
     def save_timing(self, timing: Mapping):
         _write(self.folder / TIMING, json.dumps(timing, indent=1).encode())
+        self._note_seconds()
+
+    def _note_seconds(self):
+        self._has_run = True
+        _write(self.folder / SECONDS, f"{self.seconds():.1f}".encode())
 
     def load_timing(self) -> dict | None:
         file = self.folder / TIMING
@@ -181,7 +197,7 @@ def _hash(arrays) -> str:
 
 
 def _remove(path: Path):
-    for file in (path / IDENTITY, path / TIMING, *(path / CELLS).glob("*.npz")):
+    for file in (path / IDENTITY, path / TIMING, path / SECONDS, *(path / CELLS).glob("*.npz")):
         file.unlink(missing_ok=True)
 
 

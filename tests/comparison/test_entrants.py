@@ -59,6 +59,31 @@ def test_a_factory_that_does_not_fit_its_space_is_refused(factory, space, words)
     assert words in str(error.value)
 
 
+def test_wide_spaces_have_all_that_the_table_has_for_an_optimizer():
+    assert entrants.enter("adamw", optax.adamw, {}, wide=True).space == SPACES["adamw"]
+    given = entrants.enter("adamw", optax.adamw, {"b1": 0.8}, wide=True).space
+    assert given == SPACES["adamw"] | {"b1": fixed(0.8)}
+    assert next(iter(given)) == "learning_rate"
+
+
+def test_warmup_is_a_share_of_the_steps_of_the_schedule_that_all_share():
+    task = tiny_task(steps=40)
+    built = entrants.build(entrants.enter("sgd", jnn.optim.sgd, {"warmup": 0.25}), task, {"learning_rate": 1.0, "warmup": 0.25})
+    ramp = np.minimum((np.arange(40) + 1) / 10, 1)
+    cosine = 0.5 * (1 + np.cos(np.pi * np.arange(40) / 40))
+    np.testing.assert_allclose(steps_of(built, 40)[:, 0], -ramp * cosine, rtol=1e-5, atol=1e-7)
+    none = entrants.build(entrants.enter("sgd", jnn.optim.sgd, {}), task, {"learning_rate": 1.0, "warmup": 0.0})
+    np.testing.assert_allclose(steps_of(none, 40)[:, 0], -cosine, rtol=1e-5, atol=1e-7)
+
+
+def test_a_factory_with_a_schedule_of_its_own_has_no_warmup_but_its_own():
+    def own(learning_rate, steps):
+        raise AssertionError
+
+    with pytest.raises(InputError, match="own takes no hyperparameter 'warmup'"):
+        entrants.enter("own", own, {"warmup": 0.1})
+
+
 def test_a_partial_is_a_factory():
     assert "learning_rate" in entrants.enter("p", functools.partial(optax.adamw, weight_decay=0.1), {}).space
 

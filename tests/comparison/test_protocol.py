@@ -158,6 +158,45 @@ def test_the_number_of_lanes_does_not_change_the_results(adam_cell, lanes):
     np.testing.assert_allclose(cell.final["test"]["loss"], adam_cell[0].final["test"]["loss"], rtol=1e-4)
 
 
+def test_over_a_hundred_steps_the_number_of_lanes_changes_the_last_digits_alone():
+    fixed = {"adam": {"learning_rate": 0.01}}
+    curves = [
+        cell_of(jnn.optim.adam, tiny_task(steps=100, points=10), spaces=fixed, trials=1, lanes=lanes)[0].curves["training"]
+        for lanes in (1, 4)
+    ]
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
+def test_populations_are_cut_into_chunks_that_fit_the_memory(adam_cell, monkeypatch):
+    whole, setup = adam_cell
+    assert whole.lanes == 4
+    shared = sum(a.nbytes for a in jax.tree.leaves(setup.data))
+    needed = []
+    fitting = studies._fitting_lanes
+
+    def seen(program, lanes, data):
+        needed.append((lanes, program.memory_analysis()))
+        return fitting(program, lanes, data)
+
+    monkeypatch.setattr(studies, "_fitting_lanes", seen)
+    account = cell_of(jnn.optim.adam)[0] and needed[0][1]
+    per_lane = (account.temp_size_in_bytes + account.output_size_in_bytes + account.argument_size_in_bytes - shared) / 4
+    monkeypatch.setattr(studies, "memory_per_program", lambda: shared + int(2.5 * per_lane))
+    cut, _ = cell_of(jnn.optim.adam)
+    assert cut.lanes == 2
+    np.testing.assert_allclose(cut.tune_validation, whole.tune_validation, rtol=1e-4)
+    monkeypatch.setattr(studies, "memory_per_program", lambda: 0)
+    assert cell_of(jnn.optim.adam)[0].lanes == 1  # there is no less than one
+
+
+def test_separate_studies_of_the_reference_set_the_target(adam_cell):
+    cell, _ = adam_cell
+    assert cell.target_losses.shape == (2,)
+    assert not np.isin(cell.target_losses, cell.final["validation"]["loss"]).any()
+    more, _ = cell_of(jnn.optim.adam, count=6)  # what is separate of four studies are the next two
+    np.testing.assert_allclose(cell.target_losses, more.final["validation"]["loss"][4:], rtol=1e-4)
+
+
 def test_a_factory_that_needs_numbers_gives_what_it_gives_with_tracers(adam_cell):
     def concrete(learning_rate):
         return jnn.optim.adam(learning_rate if learning_rate > 0 else 0.0)
@@ -306,6 +345,12 @@ def test_an_error_in_one_cell_stops_the_comparison():
         ({"reference": "sdg"}, "the reference 'sdg' is not among the optimizers adam, sgd"),
         ({"optimizers": ADAM}, "there is nothing to compare adam with"),
         ({"spaces": {"adm": {}}}, "a space is given for 'adm'"),
+        ({"trials": {"adam": 2, "sgd": 3}}, "unequal budgets make a comparison unfair: trials adam 2, sgd 3"),
+        ({"steps": {"adam": 20, "sgd": 30}}, "unequal budgets make a comparison unfair: steps adam 20, sgd 30"),
+        ({"trials": {"adam": 2}}, "trials must be one number, or one for each of adam, sgd: 'sgd' is not in both"),
+        ({"trials": True}, "trials must be a whole number"),
+        ({"steps": 3}, "tiny: 4 points of 3 steps"),
+        ({"size": "large"}, "a size is 'quick' or 'full', got 'large'"),
         ({"tasks": [tiny_task(batch_size=100)]}, "tiny: 120 examples less 60 held out do not fill a batch of 100"),
     ],
 )
@@ -314,3 +359,40 @@ def test_bad_arguments_are_refused_before_anything_runs(changes, words):
     with pytest.raises(InputError) as error:
         jnn.compare(**arguments)
     assert words in str(error.value)
+
+
+def test_unequal_budgets_run_when_asked_for_and_the_headline_says_so():
+    found = jnn.compare(
+        ADAM | {"sgd": jnn.optim.sgd},
+        [tiny_task()],
+        trials={"adam": 2, "sgd": 3},
+        steps={"adam": 20, "sgd": 40},
+        studies=2,
+        unequal=True,
+    )
+    counts = found.trials.groupby(["optimizer", "phase"]).size()
+    assert (counts["adam", "tune"], counts["sgd", "tune"], counts["sgd", "final"]) == (4, 6, 2)
+    assert found.curves["tiny", "sgd"]["step"][-1] == 2 * found.curves["tiny", "adam"]["step"][-1]
+    assert "unequal" in str(found).lower()
+
+
+def test_the_same_steps_for_all_replace_the_tasks():
+    found = jnn.compare(ADAM | {"sgd": jnn.optim.sgd}, [tiny_task()], trials=1, steps=8, studies=2)
+    assert found.protocol["tasks"]["tiny"]["steps"] == 8
+    assert "unequal" not in str(found).lower()
+
+
+def test_a_longer_run_begins_as_the_shorter_one():
+    plan = plan_of(ADAM)
+    short, long = (studies.Setup(plan.tasks[0]._replace(steps=steps), plan).starts((0, 1), studies.TUNE) for steps in (20, 40))
+    np.testing.assert_array_equal(long.order[:, :20], short.order)
+
+
+def test_time_of_a_step_and_memory_of_the_state_are_measured():
+    found = jnn.compare(ADAM | {"sgd": jnn.optim.sgd}, [tiny_task()], trials=1, studies=2).timing
+    assert found["tiny", "adam"]["seconds"] == found["tiny", "adam"]["reference_seconds"]
+    assert found["tiny", "sgd"]["reference_seconds"] != found["tiny", "adam"]["seconds"]
+    parameters = 2 * 3 + 3 + 3 * 3 + 3
+    assert found["tiny", "adam"]["state_bytes"] == 2 * 4 * parameters
+    assert found["tiny", "sgd"]["state_bytes"] == 0
+    assert all(0 < s < 1 for of in found.values() for s in of["seconds"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jnn.comparison.errors import InputError
-from jnn.comparison.spaces import fixed, log_uniform, parse, uniform
+from jnn.comparison.spaces import SPACES, complement_log_uniform, fixed, log_uniform, parse, uniform
 
 
 def test_log_uniform_is_even_on_a_logarithmic_scale():
@@ -44,3 +44,21 @@ def test_what_is_no_space_is_said_in_one_sentence(text, words):
     with pytest.raises(InputError, match=r"^[^\n]*$") as error:
         parse(text)
     assert words in str(error.value)
+
+
+def test_a_complement_is_even_on_the_logarithm_of_one_minus_x():
+    space = complement_log_uniform(0.9, 0.999)
+    np.testing.assert_allclose(space.value(np.array([0.0, 0.5, 1.0])), [0.9, 0.99, 0.999], rtol=1e-12)
+    assert parse("0.9:0.999:complement") == space
+
+
+@pytest.mark.parametrize("low, high", [(0.9, 1.0), (0.99, 0.9), (float("-inf"), 0.5)])
+def test_a_complement_needs_two_numbers_under_one(low, high):
+    with pytest.raises(InputError, match="low < high < 1"):
+        complement_log_uniform(low, high)
+
+
+def test_every_space_of_the_table_names_its_source_and_begins_with_the_learning_rate():
+    for name, spaces in SPACES.items():
+        assert all(space.source != "given" for space in spaces.values()), name
+        assert next(iter(spaces)).endswith("learning_rate"), name
