@@ -50,19 +50,22 @@ def with_gradient_noise(learning_rate):
     adam = jnn.optim.adam(learning_rate)
 
     def init(params):
-        return jax.random.key_data(jax.random.key(0)), adam.init(params)
+        # each run has noise of its own: studies are independent
+        total = jnp.sum(jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(params)]))
+        return jax.lax.bitcast_convert_type(total, jnp.uint32), jnp.uint32(0), adam.init(params)
 
     def update(grads, opt_state, params=None):
-        key, inner = opt_state
-        keys = jax.random.split(jax.random.wrap_key_data(key), len(jax.tree.leaves(grads)) + 1)
+        run, step, inner = opt_state
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), run), step)
         leaves, structure = jax.tree.flatten(grads)
 
         def noisy(g, key):
             return g + 0.5 * jnp.sqrt(jnp.mean(g**2)) * jax.random.normal(key, g.shape)
 
-        grads = structure.unflatten([noisy(g, key) for g, key in zip(leaves, keys[1:], strict=True)])
+        keys = jax.random.split(key, len(leaves))
+        grads = structure.unflatten([noisy(g, key) for g, key in zip(leaves, keys, strict=True)])
         updates, inner = adam.update(grads, inner, params)
-        return updates, (jax.random.key_data(keys[0]), inner)
+        return updates, (run, step + 1, inner)
 
     return init, update
 
