@@ -38,7 +38,7 @@ class Entrant(NamedTuple):
 
     name: str
     factory: Callable  # keyword hyperparameters -> a pair
-    space: dict[str, Space]  # the learning rate first
+    space: dict[str, Space]  # the learning rate, or what is searched in its place, first
     scheduled: bool  # it takes `steps`: the schedule is its own, and the task's does not scale its updates
     source: str | None  # SHA-256 of the file that defines the factory
     trials: int = 1  # search points per study
@@ -62,8 +62,8 @@ def find_factory(spec: str) -> Callable:
 
 
 def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool = False) -> Entrant:
-    """Checks a factory's signature against its space, which the default learning rate completes; with `wide` also all else
-    that the table of spaces has for it."""
+    """Checks a factory's signature against its space, which the first hyperparameter in the table of spaces completes, a
+    learning rate for most; with `wide` all that the table has for it."""
     if not callable(factory):
         raise InputError(f"{name}: expected a function of hyperparameters, got {type(factory).__name__} {factory!r}")
     parameters = inspect.signature(factory).parameters
@@ -84,10 +84,9 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
             )
     full: dict[str, Any] = dict(space)
     known = _known_spaces(factory)
-    if "learning_rate" not in full and ("learning_rate" in parameters or open_ended):
-        full["learning_rate"] = known.get("learning_rate", DEFAULT)
-    elif not full and known:  # the one that stands for it
-        full = dict([next(iter(known.items()))])
+    main = next(iter(known), "learning_rate")
+    if main not in full and (main in parameters or open_ended):
+        full[main] = known.get(main, DEFAULT)
     if wide:
         full = {key: interval for key, interval in known.items() if key in taken} | full
     if not full:
@@ -100,7 +99,7 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
         if required and parameter.name not in {*full, "steps"}:
             raise InputError(f"{name} needs a value for {parameter.name}: give it a space")
     full = {key: value if isinstance(value, Space) else fixed(value) for key, value in full.items()}
-    ordered = dict(sorted(full.items(), key=lambda item: item[0] != "learning_rate"))
+    ordered = dict(sorted(full.items(), key=lambda item: item[0] != main))
     return Entrant(name, factory, ordered, scheduled, source_hash(factory))
 
 

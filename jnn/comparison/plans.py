@@ -112,6 +112,10 @@ def make_plan(
             given = for_entrant(task, entrant)._replace(objective=bound(task, of_task))
             traced[task.name, entrant.name] = takes_traced(entrant, given, batch)
             schedules[entrant.name] = schedule_of(entrant, given, batch)
+            if schedules[entrant.name] == "none" and "warmup" in entrant.space:
+                raise InputError(
+                    f"{entrant.name} follows no schedule, as its state holds the parameters it is judged by: no warmup"
+                )
     # On a CPU a program over the studies of one trial (in equal parts, where they are many) serves the final runs too, and no
     # lane is idle. An accelerator takes all trials at once in the time of one.
     on_cpu = jax.default_backend() == "cpu"

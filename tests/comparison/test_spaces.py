@@ -1,8 +1,12 @@
+import json
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from jnn.comparison.errors import InputError
-from jnn.comparison.spaces import SPACES, complement_log_uniform, fixed, log_uniform, parse, uniform
+from jnn.comparison.spaces import DEFAULT, SPACES, complement_log_uniform, fixed, log_uniform, parse, uniform
 
 
 def test_log_uniform_is_even_on_a_logarithmic_scale():
@@ -61,4 +65,15 @@ def test_a_complement_needs_two_numbers_under_one(low, high):
 def test_every_space_of_the_table_names_its_source_and_begins_with_the_learning_rate():
     for name, spaces in SPACES.items():
         assert all(space.source != "given" for space in spaces.values()), name
-        assert next(iter(spaces)).endswith("learning_rate"), name
+        assert name == "newton" or next(iter(spaces)).endswith("learning_rate"), name  # undamped, newton is often singular
+
+
+def test_learning_rates_are_three_decades_around_the_recorded_best():
+    file = Path(__file__).parents[2] / "experiments" / "results" / "learning_rates.json"
+    recorded = json.loads(file.read_text())["results"]["optimizers"]
+    assert len(recorded) > 40
+    for name, found in recorded.items():
+        space = next(iter(SPACES.get(name.rpartition(":")[2], {"learning_rate": DEFAULT}).values()))
+        assert math.log10(space.high / space.low) == pytest.approx(3), name
+        half_decades = 0.5 if name == "optax:lbfgs" else 0  # jnn's bears the same name
+        assert abs(math.log10(math.sqrt(space.low * space.high) / found["centre"])) < half_decades + 0.03, name
