@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +27,8 @@ def write_report(comparison: Comparison, folder: Path) -> Comparison:
 
 
 def _write_files(comparison: Comparison, folder: Path):
-    shutil.rmtree(folder / "figures", ignore_errors=True)  # of tasks that are no longer there
-    (folder / "figures").mkdir()
+    (folder / "figures").mkdir(exist_ok=True)
+    outdated = _figures(folder)  # those of an earlier report; what else lies there is the user's
     write(folder / "results.json", comparison.to_json())
     with (folder / "trials.csv.part").open("w", newline="") as file:
         table = comparison.trials
@@ -53,7 +52,17 @@ def _write_files(comparison: Comparison, folder: Path):
         sections.append((heading, caption, images))
         captions.append(f"## {heading}\n\n{', '.join(picture.name for picture in drawn)}\n\n{caption}\n")
     write(folder / "figures" / "captions.md", "\n".join(captions))
+    for name in outdated - _figures(folder):
+        for suffix in (".svg", ".pdf"):
+            (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
     write(folder / "report.html", page(comparison, sections))
+
+
+def _figures(folder: Path) -> set[str]:
+    """The names of those that captions.md lists."""
+    captions, there = folder / "figures" / "captions.md", {path.stem for path in (folder / "figures").glob("*.svg")}
+    lines = captions.read_text(encoding="utf-8").splitlines() if captions.exists() else []
+    return {name for line in lines for name in line.split(", ") if there.issuperset(line.split(", "))}
 
 
 def page(comparison: Comparison, sections) -> str:

@@ -236,6 +236,21 @@ def test_one_trial_and_one_task_leave_out_what_they_cannot_show(tmp_path):
     assert names == {"learning_curves", "learning_rates", "differences"}
 
 
+def test_a_report_takes_away_its_own_outdated_figures_and_nothing_else(tmp_path):
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    (figures / "mine.svg").write_text("mine")
+    report.write_report(synthetic(("one", "two"), measured=False), tmp_path)
+    assert (figures / "differences_two.svg").exists()
+    report.write_report(synthetic(("one",), measured=False), tmp_path)
+    assert sorted(path.name for path in figures.glob("*_*.*")) == [
+        f"{name}_one.{kind}"
+        for name in ("differences", "expected_best", "learning_curves", "learning_rates")
+        for kind in ("pdf", "svg")
+    ]
+    assert (figures / "mine.svg").read_text() == "mine"
+
+
 def test_a_narrow_terminal_keeps_the_verdicts(comparison):
     wide, narrow = terminal.render(comparison, 110), terminal.render(comparison, 70)
     assert "95 % interval" in wide
