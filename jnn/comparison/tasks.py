@@ -40,12 +40,15 @@ class Task(NamedTuple):
     make: Callable[..., "Task"] | None = None  # keyword settings -> the task with them
 
     def vary(self, **settings) -> "Task":
-        """The task with other settings: its whole numbers `steps`, `batch_size`, `validation` and `test`, and whatever `make`
-        takes. The name stays; the floor, which holds for the settings that it was found with, does not.
+        """The task with other settings: its whole numbers `steps` and, where it has examples, `batch_size`, `validation` and
+        `test`, and whatever `make` takes. The name stays; the floor, which holds for the settings that it was found with, does
+        not.
 
         Raises InputError for a setting that the task does not have, naming those that it has, and for an impossible value."""
         own = () if self.make is None else tuple(inspect.signature(self.make).parameters)
-        known = (*NUMBERS, *(name for name in own if name not in NUMBERS))
+        # without examples, nothing would follow from the numbers of a batch and of parts held out
+        usual = NUMBERS if self.load is not Task._field_defaults["load"] else ("steps",)
+        known = (*usual, *(name for name in own if name not in usual))
         for name in settings:
             if name not in known:
                 hint = did_you_mean(name, known)

@@ -337,6 +337,12 @@ def test_a_task_without_a_function_has_its_numbers_only():
     assert set(NUMBERS) <= set(Task._fields)
 
 
+def test_a_problem_without_examples_has_no_batch_to_vary():
+    # else a map over batch sizes would show the same runs over and over
+    with pytest.raises(InputError, match=r"^rosenbrock has no setting 'batch_size'; it has steps, dimensions$"):
+        TASKS["rosenbrock"].vary(batch_size=64)
+
+
 # tasks of the user
 
 
