@@ -16,7 +16,7 @@ from jnn.comparison.grids import verdict_map
 from jnn.comparison.plans import make_plan
 from jnn.comparison.protocol import run_plan
 from jnn.comparison.spaces import parse
-from jnn.comparison.store import digest, identity
+from jnn.comparison.store import IDENTITY, digest, identity
 from jnn.comparison.suite import DEFAULT_TASKS, SUITE, TASKS
 from jnn.data import DataError
 
@@ -261,7 +261,10 @@ def _report(options) -> int:
     comparison, *others = [Comparison.load(folder) for folder in options.folders]
     for other in others:
         comparison = merge(comparison, other)
-    out = options.out or options.folders[0]
+    only = options.folders[0] if options.folders[0].is_dir() else options.folders[0].parent
+    out = options.out or only
+    if (out / IDENTITY).exists() and (others or out.resolve() != only.resolve()):
+        raise InputError(f"{out} holds a comparison of its own: choose another folder")
     write_report(comparison, out)
     _print(comparison)
     _say(f"Report: {out / 'report.html'}")

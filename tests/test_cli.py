@@ -187,6 +187,9 @@ def test_report_joins_folders_of_one_protocol(here, capsys):
     assert cli.main(["report", "momentum", "sgd", "--out", "both"]) == 0
     rows = json.loads((here / "both" / "results.json").read_text())["verdicts"]
     assert [row["optimizer"] for row in rows] == ["momentum", "sgd"]
+    assert cli.main(["report", "momentum", "sgd", "--out", "sgd"]) == 2
+    assert "sgd holds a comparison of its own: choose another folder" in capsys.readouterr().err
+    assert cli.main(["report", "both/results.json"]) == 0
     assert cli.main(["compare", *SMALL, "--seed", "1", "--against", "sgd", "--out", "other"]) == 0
     capsys.readouterr()
     assert cli.main(["report", "momentum", "other", "--out", "never"]) == 2
