@@ -179,7 +179,8 @@ def _rows(task: str, name: str, cell: "Cell"):
 
 
 def border_notes(comparison: Comparison) -> list[str]:
-    """Where the best trial was the lowest or the highest tried in more than a quarter of the studies."""
+    """Where the best trial was the lowest or the highest tried in more than a quarter of the studies, and twice as often as it
+    is if all are equally good."""
     notes = []
     tuned = comparison.trials[comparison.trials.phase == "tune"]
     for (task, name), rows in tuned.groupby(["task", "optimizer"], sort=False):
@@ -194,7 +195,7 @@ def border_notes(comparison: Comparison) -> list[str]:
             best = values.to_numpy()[np.arange(len(values)), winners.loc[values.index].to_numpy()]
             for side, extreme in (("lower", values.min(axis=1)), ("upper", values.max(axis=1))):
                 count = int((best == extreme.to_numpy()).sum())
-                if count > len(values) / 4:
+                if count > len(values) * max(1 / 4, 2 / values.shape[1]):
                     notes.append(
                         f"{task}, {name}: in {count} of {len(values)} studies the best {hyperparameter} was the one nearest "
                         f"the {side} border of its space, {space['low']:g} to {space['high']:g}: a wider one may serve"

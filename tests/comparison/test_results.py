@@ -113,7 +113,12 @@ def test_what_a_reader_must_know_is_noted(comparison):
     notes = "\n".join(comparison.notes())
     assert "tiny: diverged" in notes
     assert "nan 24 of 24 trials and 8 of 8 final runs" in notes
-    assert re.search(r"tiny, a<b>: in [4-8] of 8 studies the best learning_rate was the one nearest the upper border", notes)
+    assert re.search(r"tiny, a<b>: in [6-8] of 8 studies the best learning_rate was the one nearest the upper border", notes)
+
+
+def test_the_best_of_four_that_are_equally_good_is_often_at_a_border():
+    one = synthetic(("one",), trials=4, studies=8)
+    assert not [note for note in one.notes() if "border" in note]
 
 
 def test_the_headline_says_who_is_what_on_which_task(comparison):
