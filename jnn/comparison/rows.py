@@ -133,7 +133,7 @@ PHRASES = {
     "better": "is better than {reference}",
     "worse": "is worse than {reference}",
     "equivalent": "is equivalent to {reference}",
-    "no difference shown": "shows no difference from {reference}",
+    "no difference shown": "is not shown to differ from {reference}",
 }
 
 
