@@ -151,9 +151,10 @@ def _legend(figure, axes):
     if len(labels) <= 6:
         axes.legend()
     else:
-        rows = -(-len(labels) // 3)
-        figure.set_figheight(figure.get_figheight() + 0.18 * rows)
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        width = 0.064 * max(map(len, labels)) + 0.6  # inches of a column: letters of 8 points, the line and the gaps
+        columns = min(3, max(1, int(figure.get_figwidth() / width)))
+        figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(labels) // columns))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _names(comparison: Comparison, task: str) -> list[str]:

@@ -4,11 +4,12 @@ import json
 import re
 import subprocess
 
+import matplotlib
 import numpy as np
 import pytest
 
 import jnn
-from jnn.comparison import report, statistics, terminal
+from jnn.comparison import figures, report, statistics, terminal
 from jnn.comparison.errors import InputError
 from jnn.comparison.results import Comparison
 from jnn.comparison.rows import certainty, headline, title
@@ -242,18 +243,30 @@ def test_one_trial_and_one_task_leave_out_what_they_cannot_show(tmp_path):
 
 
 def test_a_report_takes_away_its_own_outdated_figures_and_nothing_else(tmp_path):
-    figures = tmp_path / "figures"
-    figures.mkdir()
-    (figures / "mine.svg").write_text("mine")
+    pictures = tmp_path / "figures"
+    pictures.mkdir()
+    (pictures / "mine.svg").write_text("mine")
     report.write_report(synthetic(("one", "two"), measured=False), tmp_path)
-    assert (figures / "differences_two.svg").exists()
+    assert (pictures / "differences_two.svg").exists()
     report.write_report(synthetic(("one",), measured=False), tmp_path)
-    assert sorted(path.name for path in figures.glob("*_*.*")) == [
+    assert sorted(path.name for path in pictures.glob("*_*.*")) == [
         f"{name}_one.{kind}"
         for name in ("differences", "expected_best", "learning_curves", "learning_rates")
         for kind in ("pdf", "svg")
     ]
-    assert (figures / "mine.svg").read_text() == "mine"
+    assert (pictures / "mine.svg").read_text() == "mine"
+
+
+@pytest.mark.parametrize("letters", [8, 20, 27, 33, 45])
+def test_no_name_in_a_legend_is_cut(letters):
+    with matplotlib.rc_context(figures.STYLE):
+        figure, axes = figures._axes("", "", "")
+        for i in range(12):
+            axes.plot([0, 1], [0, i], label=f"{i:02d}" + (letters - 2) * "e")
+        figures._legend(figure, axes)
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def test_a_narrow_terminal_keeps_the_verdicts(comparison):
