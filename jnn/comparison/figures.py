@@ -14,6 +14,7 @@ from jnn.comparison.statistics import expected_best
 
 # Okabe & Ito 2008: distinct for every kind of colour vision; the reference is black
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F4F24", "#6A3D9A")
+DASHES: Any = ("-", ":", "-.", (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 4)))  # with the colors, for all of optax
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -174,7 +175,7 @@ def _line(comparison: Comparison, name: str) -> dict[str, Any]:
     style: dict[str, Any] = {"color": colors[name], "linewidth": 1.5}
     if name == comparison.protocol["reference"]:
         return style | {"linestyle": (0, (4, 2)), "zorder": 3}
-    return style | {"linestyle": ("-", ":", "-.")[(list(colors).index(name) - 1) // len(COLORS) % 3]}
+    return style | {"linestyle": DASHES[(list(colors).index(name) - 1) // len(COLORS) % len(DASHES)]}
 
 
 def _interquartile_means(comparison: Comparison, scores):

@@ -269,6 +269,13 @@ def test_no_name_in_a_legend_is_cut(letters):
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
+def test_as_many_optimizers_as_optax_has_are_told_apart():
+    one = synthetic(("one",))
+    names = ["adam", *map(str, range(46))]
+    many = dataclasses.replace(one, protocol=one.protocol | {"optimizers": dict.fromkeys(names)})
+    assert len({str(figures._line(many, name)) for name in names}) == len(names)
+
+
 def test_a_narrow_terminal_keeps_the_verdicts(comparison):
     wide, narrow = terminal.render(comparison, 110), terminal.render(comparison, 70)
     assert "95 % interval" in wide
