@@ -63,7 +63,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--against", "adamm"], "there is no optimizer 'adamm' in jnn, did you mean adam?"),
+        (["--against", "adamm"], "there is no optimizer 'adamm' in jnn, did you mean adam or adamw"),
         (["--against", "optax:adamww"], "optax has no function 'adamww', did you mean adamw"),
         (["--against", "nowhere:adam"], "there is no module 'nowhere'"),
         (["--against", "adam"], "there is nothing to compare adam with"),

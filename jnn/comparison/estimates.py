@@ -26,8 +26,8 @@ class Estimate(NamedTuple):
 def estimate(plan: Plan, kept: Mapping = {}) -> dict[tuple[str, str], Estimate]:
     """(task, optimizer) -> what it would take, from timed programs of a few steps. `kept` are those that need not run.
 
-    Each is timed with as many runs at a time as the comparison would take, on two horizons: what both have in common is paid
-    once for each program's call, the rest for every evaluated span of steps."""
+    Each is timed with as many runs at a time as the comparison would take, over its first two evaluated spans of steps; what
+    is paid once for a call of the program is counted with each span, so that the estimate is rather too long."""
     counts = count_trainings(plan)
 
     def one(task, entrant):
@@ -35,13 +35,12 @@ def estimate(plan: Plan, kept: Mapping = {}) -> dict[tuple[str, str], Estimate]:
         runs = counts[task.name, entrant.name]
         if (task.name, entrant.name) in kept:
             return (task.name, entrant.name), Estimate(runs, task.steps, 0.0)
-        lanes, compiling, short = _timed(plan, task, entrant, 1)
-        long = _timed(plan, task, entrant, 2)[-1] if task.points > 1 else short
-        span = max(long - short, 0.0)
+        points = min(task.points, 2)
+        lanes, compiling, call = _timed(plan, task, entrant, points)
         traced = plan.traced[task.name, entrant.name]
         calls = -(-runs // lanes)
         programs = 1 if traced else plan.studies * entrant.trials
-        seconds = programs * compiling + calls * (short + (task.points - 1) * span)
+        seconds = programs * compiling + calls * call * task.points / points
         return (task.name, entrant.name), Estimate(runs, task.steps, seconds)
 
     with ThreadPoolExecutor(workers()) as pool:  # as the comparison itself runs

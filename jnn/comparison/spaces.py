@@ -74,10 +74,10 @@ def parse(text: str) -> Space:
     raise InputError(f"a space is LOW:HIGH, LOW:HIGH:linear, LOW:HIGH:complement, or one NUMBER, got {text!r}")
 
 
-# Learning rates: three decades each, so that with equal trials every optimizer is searched as finely, around where the optimizer
-# is best on the digits tasks, to half a decade (experiments/learning_rates; recorded in experiments/results). Runs of a few
-# hundred steps on small networks want several times the rates of the literature's long runs. The report says where best trials
-# lie on a border.
+# Learning rates: three decades each, so that with equal trials every optimizer is searched as finely, around where the
+# optimizer is best on the digits tasks, to half a decade (experiments/learning_rates; recorded in experiments/results). Runs
+# of a few hundred steps on small networks want several times the rates of the literature's long runs. The report says where
+# best trials lie on a border.
 _DIGITS = "three decades around the best on the digits tasks"
 # The rest: the baselines of AlgoPerf (Dahl et al. 2023, arXiv:2306.07179; their files tuning_search_space.json).
 _ALGOPERF = "AlgoPerf's baselines (Dahl et al. 2023)"
@@ -96,8 +96,8 @@ _WARMUP = uniform(0.0, 0.1)._replace(source="twice AlgoPerf's warm-up, 5 % of th
 
 DEFAULT = _rate(3e-3, 3.0)  # Adam's, and that of any optimizer that is not in the table
 
-# optimizer, by the name of its factory in jnn.optim, optax and optax.contrib -> hyperparameter -> space. The first is searched by
-# default, the others where the comparison is asked for wide spaces. `warmup` is a share of the steps.
+# optimizer, by the name of its factory in jnn.optim, optax and optax.contrib -> hyperparameter -> space. The first is searched
+# by default, the others where the comparison is asked for wide spaces. `warmup` is a share of the steps.
 SPACES: dict[str, dict[str, Space]] = {
     "acprop": {"learning_rate": _rate(3e-5, 3e-2)},
     "adadelta": {"learning_rate": _rate(1.0, 1000.0)},

@@ -19,7 +19,7 @@ def largest(x, axes):
 def _largest_jvp(axes, primals, tangents):
     (x,), (dx,) = primals, tangents
     y = jnp.max(x, axes)
-    is_largest = x == jnp.expand_dims(y, axes)
+    is_largest = (x == jnp.expand_dims(y, axes)) | jnp.isnan(x)  # what is no number stays none
     count = jnp.sum(is_largest.astype(x.dtype), axes)
     of_largest = jnp.sum(jnp.where(is_largest, dx, jnp.zeros_like(dx)), axes)
     return y, of_largest / jnp.maximum(count, jnp.ones_like(count))
