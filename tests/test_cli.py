@@ -63,7 +63,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--against", "adamm"], "there is no optimizer 'adamm' in jnn, did you mean adam?"),
+        (["--against", "adamm"], "there is no optimizer 'adamm' in jnn, did you mean adam or adamw"),
         (["--against", "optax:adamww"], "optax has no function 'adamww', did you mean adamw"),
         (["--against", "nowhere:adam"], "there is no module 'nowhere'"),
         (["--against", "adam"], "there is nothing to compare adam with"),
@@ -88,6 +88,7 @@ def here(tmp_path, monkeypatch):
         (["--margin", "-1"], "margin is a share"),
         (["--out", "mine.py"], "the output folder mine.py cannot be written"),
         (["--trials", "many"], "trials takes numbers, got 'many'"),
+        (["--trials", ""], "trials takes numbers, got ''"),
         (["--trials", "2,momentum=3"], "unequal budgets make a comparison unfair: trials adam 2, momentum 3"),
         (["--trials", "2,nobody=3"], "--trials is NUMBER or NUMBER,OPTIMIZER=NUMBER for one of adam, momentum"),
         (["--steps", "0"], "steps must be a whole number of at least 1, got 0"),
@@ -96,6 +97,9 @@ def here(tmp_path, monkeypatch):
         (["--vary", "steps=10,10"], "vary: steps needs values, each once"),
         (["--vary", "steps=10", "--dry-run"], "--vary does not go together with"),
         (["--calibrate", "0"], "--calibrate must be at least 1, got 0"),
+        (["--calibrate", "2", "--dry-run", "--steps", "3"], "--calibrate does not go together with --steps and --dry-run"),
+        (["--calibrate", "2", "--space", "sgd.learning_rate=1:2"], "no space of sgd"),
+        (["--vary", "steps=10", "--vary", "steps=20"], "--vary steps is given twice"),
         (["--calibrate", "--against", "sgd"], "--calibrate compares the reference with itself"),
         (["--tasks", "mine.py:none"], "mine.py has no task 'none'"),
     ],
