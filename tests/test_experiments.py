@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import calibration, learning_rates, optax_league, power
+from experiments import calibration, commands, learning_rates, optax_league, power
 
 SMALL = ["--tasks", "digits-linear", "--trials", "1"]
 
@@ -73,3 +73,17 @@ def test_the_best_learning_rate_is_found_where_it_lies(tmp_path):
     assert 0.1 < found["sgd"]["best"]["digits-linear"] < 100
     assert learning_rates.centre([1e-3, 1e-1]) == pytest.approx(1e-2)
     assert learning_rates.centre([0.05]) == pytest.approx(10**-1.5)
+
+
+@pytest.mark.parametrize(
+    "module, arguments, words",
+    [
+        (calibration, ["--tasks", "nonsense"], "there is no task 'nonsense'"),
+        (power, ["--faults", "nonsense"], "there is no fault 'nonsense'; there are shifted space"),
+        (learning_rates, ["--optimizers", "nonsense"], "there is no optimizer 'nonsense'"),
+        (optax_league, ["--quick", "--trials", "1", "--seed", "-1"], "seed must be a whole number"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, capsys, module, arguments, words):
+    assert commands.exit_code(lambda: module.main([*arguments, "--out", str(tmp_path)])) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
