@@ -29,6 +29,7 @@ from experiments.benchmarks import records
 from jnn.comparison import plans, statistics, studies
 from jnn.comparison.errors import InputError
 from jnn.comparison.progress import Progress
+from jnn.comparison.spaces import SPACES
 from jnn.comparison.suite import DEFAULT_TASKS
 
 
@@ -82,11 +83,12 @@ def with_scaled_rate(learning_rate, steps):
     return jnn.optim.adam(schedule)
 
 
+ADAM = SPACES["adam"]["learning_rate"]  # where the reference is searched
 FAULTS = {
-    "shifted space": (jnn.optim.adam, {"learning_rate": jnn.log_uniform(1e-4, 1e-1)}),
-    "no bias correction": (without_bias_correction, {"learning_rate": jnn.log_uniform(1e-3, 1.0)}),
-    "gradient noise": (with_gradient_noise, {"learning_rate": jnn.log_uniform(1e-3, 1.0)}),
-    "scaled rate": (with_scaled_rate, {"learning_rate": jnn.log_uniform(1e-3, 1.0)}),
+    "shifted space": (jnn.optim.adam, {"learning_rate": ADAM._replace(low=ADAM.low / 10, high=ADAM.high / 10)}),
+    "no bias correction": (without_bias_correction, {"learning_rate": ADAM}),
+    "gradient noise": (with_gradient_noise, {"learning_rate": ADAM}),
+    "scaled rate": (with_scaled_rate, {"learning_rate": ADAM}),
 }
 
 

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jnn
 from experiments import calibration, commands, learning_rates, optax_league, power
+from jnn.comparison.entrants import enter
 
 SMALL = ["--tasks", "digits-linear", "--trials", "1"]
 
@@ -44,6 +46,14 @@ def test_a_fault_is_adam_but_for_itself(fault):
     # Adam's first step is lr * sign(g); without the correction it is (1 - b1) / sqrt(1 - b2) times that
     factor = 0.1 / np.sqrt(0.001) if fault == "no bias correction" else 1.0
     np.testing.assert_allclose(first_step(fault, 0.5), -0.1 * factor, rtol=1e-4)
+
+
+def test_a_fault_is_searched_where_adam_is_but_for_the_shifted_one():
+    adam = enter("adam", jnn.optim.adam, {}).space["learning_rate"]
+    for name, (factory, space) in power.FAULTS.items():
+        rate = enter(name, factory, space).space["learning_rate"]
+        factor = 10 if name == "shifted space" else 1
+        assert (factor * rate.low, factor * rate.high) == pytest.approx((adam.low, adam.high))
 
 
 def test_noise_of_half_the_gradient_flips_a_fortieth_of_its_signs():
