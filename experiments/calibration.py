@@ -10,9 +10,11 @@ Expected: intervals that contain or lie under 5 %. About 25 minutes on 2 cores, 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jnn
+from experiments import commands
 from experiments.benchmarks import records
 from jnn.comparison.calibration import calibrate
 from jnn.comparison.suite import DEFAULT_TASKS
@@ -53,4 +55,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(commands.exit_code(main))

@@ -11,6 +11,7 @@ Expected: centres from 1e-3 (lion) over 0.03 (adam) to 3 (sgd). About 15 minutes
 
 import argparse
 import math
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import commands
 from experiments.benchmarks import records
 from jnn.comparison import plans, studies
 from jnn.comparison.catalogue import catalogue
@@ -86,4 +88,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(commands.exit_code(main))

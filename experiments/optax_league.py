@@ -13,12 +13,14 @@ on 2 cores; --quick takes three minutes.
 """
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 
 import jnn
+from experiments import commands
 from experiments.benchmarks import records
 from jnn.comparison.catalogue import catalogue
 from jnn.comparison.entrants import find_factory
@@ -159,7 +161,7 @@ def main(arguments=None):
             comparisons[task] = run_plan(plan, options.out / task)
     rows = league(comparisons)
     text = table(rows, comparisons)
-    (options.out / "league.md").write_text(text)
+    (options.out / "league.md").write_text(text, encoding="utf-8")
     picture(rows, list(comparisons), options.out)
     records.write(
         options.out,
@@ -179,4 +181,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(commands.exit_code(main))

@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        same = "the same command without --overwrite" if getattr(options, "overwrite", False) else "the same command"
+        print(f"{parser.prog}: interrupted; what is finished is kept, and {same} goes on from there", file=sys.stderr)
         return 130
 
 
@@ -207,7 +208,7 @@ def _compare(options) -> int:
     plan = make_plan(**common, trials=trials, steps=steps, unequal=options.unequal)
     out = options.out or Path("runs") / f"compare-{digest(identity(plan))}"
     if options.dry_run:
-        _print(listings.dry_run(plan, out))
+        _print(listings.dry_run(plan, out, options.overwrite))
         return 0
     comparison = run_plan(plan, out, options.overwrite)
     _print(comparison)
@@ -223,6 +224,8 @@ def _map(options, common: dict, trials) -> int:
         name, equals, values = text.partition("=")
         if not equals or not _names(values):
             raise InputError(f"--vary is given as SETTING=VALUE,VALUE, got {text!r}")
+        if name in vary:
+            raise InputError(f"--vary {name} is given twice: give all its values at once")
         vary[name] = [_number(name, value) for value in _names(values)]
     out = options.out or Path("runs") / f"map-{digest({**vars(options), 'run': '', 'overwrite': ''})}"
     found = verdict_map(**common, trials=trials, vary=vary, out=out, overwrite=options.overwrite)
@@ -236,13 +239,19 @@ def _calibrate(options) -> int:
         raise InputError("--calibrate compares the reference with itself: no candidate, no opponents, no --vary")
     if options.calibrate < 1:
         raise InputError(f"--calibrate must be at least 1, got {options.calibrate}")
+    given = {"--steps": options.steps, "--unequal": options.unequal, "--wide": options.wide, "--dry-run": options.dry_run}
+    if unused := [name for name, value in given.items() if value]:
+        raise InputError(f"--calibrate does not go together with {' and '.join(unused)}")
+    spaces = _spaces(options.space)
+    if others := [name for name in spaces if name != options.reference]:
+        raise InputError(f"--calibrate compares {options.reference} with itself: no space of {' and '.join(others)}")
     found = calibrate(
         find_factory(options.reference),
         _tasks(options.tasks),
         size=options.size,
-        space=_spaces(options.space).get(options.reference, {}),
+        space=spaces.get(options.reference, {}),
         comparisons=options.calibrate,
-        trials=_budget("trials", options.trials, {}),
+        trials=_number("trials", options.trials),
         studies=options.studies,
         margin=options.margin,
         seed=options.seed,
@@ -288,7 +297,7 @@ def _say(line: str):
 
 def _budget(name: str, text: str, optimizers: dict[str, Callable]) -> Any:
     """ "8", or "8,mine=16": a number for all, or a dict with one for each."""
-    first, *others = _names(text)
+    first, *others = _names(text) or [""]
     common = _number(name, first)
     if not others:
         return common

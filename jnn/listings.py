@@ -34,10 +34,10 @@ def available() -> Group:
     return Group(tasks, optimizers, left_out)
 
 
-def dry_run(plan: Plan, out: Path) -> Group:
+def dry_run(plan: Plan, out: Path, overwrite: bool = False) -> Group:
     """What a comparison would run, and how long it would take here."""
     kept = {}
-    if out.is_dir() and (out / "comparison.json").exists():
+    if not overwrite and (out / "comparison.json").exists():
         store = Store.claim(out, identity(plan), overwrite=False)
         names = [(task.name, entrant.name) for task in plan.tasks for entrant in plan.entrants]
         kept = {name: True for name in names if store.load(*name) is not None}

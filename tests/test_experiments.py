@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import calibration, learning_rates, optax_league, power
+import jnn
+from experiments import calibration, commands, learning_rates, optax_league, power
+from jnn.comparison.entrants import enter
 
 SMALL = ["--tasks", "digits-linear", "--trials", "1"]
 
@@ -46,6 +48,14 @@ def test_a_fault_is_adam_but_for_itself(fault):
     np.testing.assert_allclose(first_step(fault, 0.5), -0.1 * factor, rtol=1e-4)
 
 
+def test_a_fault_is_searched_where_adam_is_but_for_the_shifted_one():
+    adam = enter("adam", jnn.optim.adam, {}).space["learning_rate"]
+    for name, (factory, space) in power.FAULTS.items():
+        rate = enter(name, factory, space).space["learning_rate"]
+        factor = 10 if name == "shifted space" else 1
+        assert (factor * rate.low, factor * rate.high) == pytest.approx((adam.low, adam.high))
+
+
 def test_noise_of_half_the_gradient_flips_a_fortieth_of_its_signs():
     steps = first_step("gradient noise", 0.5)
     np.testing.assert_allclose(abs(steps), 0.1, rtol=1e-4)
@@ -73,3 +83,17 @@ def test_the_best_learning_rate_is_found_where_it_lies(tmp_path):
     assert 0.1 < found["sgd"]["best"]["digits-linear"] < 100
     assert learning_rates.centre([1e-3, 1e-1]) == pytest.approx(1e-2)
     assert learning_rates.centre([0.05]) == pytest.approx(10**-1.5)
+
+
+@pytest.mark.parametrize(
+    "module, arguments, words",
+    [
+        (calibration, ["--tasks", "nonsense"], "there is no task 'nonsense'"),
+        (power, ["--faults", "nonsense"], "there is no fault 'nonsense'; there are shifted space"),
+        (learning_rates, ["--optimizers", "nonsense"], "there is no optimizer 'nonsense'"),
+        (optax_league, ["--quick", "--trials", "1", "--seed", "-1"], "seed must be a whole number"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, capsys, module, arguments, words):
+    assert commands.exit_code(lambda: module.main([*arguments, "--out", str(tmp_path)])) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]

@@ -104,7 +104,7 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
 
 
 def _known_spaces(factory) -> Mapping[str, Space]:
-    library = getattr(factory, "__module__", "").partition(".")[0]
+    library = (getattr(factory, "__module__", None) or "").partition(".")[0]
     return SPACES.get(factory.__name__, {}) if library in ("jnn", "optax") else {}
 
 

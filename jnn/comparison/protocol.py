@@ -79,9 +79,17 @@ def compare(
 def run_plan(plan: Plan, out=None, overwrite: bool = False):
     """`compare` from a plan on."""
     from jnn.comparison.report import write_report
+
+    if out is None:
+        return _compared(plan)
+    with store.held(out):
+        kept = store.Store.claim(out, store.identity(plan), overwrite)
+        return write_report(_compared(plan, kept), kept.folder)
+
+
+def _compared(plan: Plan, kept: "store.Store | None" = None):
     from jnn.comparison.results import collect
 
-    kept = None if out is None else store.Store.claim(out, store.identity(plan), overwrite)
     began = time.monotonic()
     cells = run(plan, kept)
     timing = kept.load_timing() if kept else None
@@ -89,8 +97,7 @@ def run_plan(plan: Plan, out=None, overwrite: bool = False):
         timing = measure(plan, cells)
         if kept:
             kept.save_timing(timing)
-    comparison = collect(plan, cells, timing, kept.seconds() if kept else time.monotonic() - began)
-    return comparison if kept is None else write_report(comparison, kept.folder)
+    return collect(plan, cells, timing, kept.seconds() if kept else time.monotonic() - began)
 
 
 def run(plan: Plan, kept: "store.Store | None" = None) -> dict[tuple[str, str], Cell]:
@@ -129,6 +136,7 @@ def run(plan: Plan, kept: "store.Store | None" = None) -> dict[tuple[str, str], 
             cell = run_cell(plan, setups[task.name, for_entrant(task, entrant).steps], entrant, advance=advance)
             if kept:
                 kept.save(task.name, entrant.name, cell)
+                cell = kept.load(task.name, entrant.name) or cell  # as it will come back, to the order of its names
             return cell
 
         with ThreadPoolExecutor(workers()) as pool:

@@ -9,10 +9,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,19 @@ import numpy as np
 
 from jnn import tree
 from jnn.comparison import environment
-from jnn.comparison.entrants import source_hash
+from jnn.comparison.entrants import Entrant, build, source_hash
 from jnn.comparison.errors import InputError
-from jnn.comparison.plans import Plan, count_held_out
+from jnn.comparison.plans import Plan, a_batch, count_held_out, for_entrant
 from jnn.comparison.studies import Cell
+from jnn.comparison.tasks import Examples, Task, bound
+from jnn.optim import eval_params
+from jnn.trainings import training
 
 IDENTITY = "comparison.json"
 CELLS = "cells"
 TIMING = "timing.json"
 SECONDS = "seconds"
+RESULTS = "results.json"
 PROTOCOL = ("reference", "studies", "margin", "seed", "lanes", "target_studies")
 
 
@@ -38,9 +44,7 @@ def identity(plan: Plan) -> dict[str, Any]:
     sources, data, device."""
     about = environment.describe()
     return {
-        "protocol": {
-            name: getattr(plan, name) for name in ("reference", "studies", "margin", "seed", "lanes", "target_studies")
-        },
+        "protocol": {name: getattr(plan, name) for name in PROTOCOL},
         "tasks": {
             task.name: {
                 "about": task.about,
@@ -61,6 +65,7 @@ def identity(plan: Plan) -> dict[str, Any]:
                 "spaces": {name: list(space) for name, space in entrant.space.items()},
                 "trials": entrant.trials,
                 "steps": entrant.steps,
+                "programs": {task.name: _program(plan, task, entrant) for task in plan.tasks},
             }
             for entrant in plan.entrants
         },
@@ -70,16 +75,63 @@ def identity(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _program(plan: Plan, task: Task, entrant: Entrant) -> str:
+    """SHA-256 of a training's start, a step and a score, as XLA gets them. It tells what no source file does: a function typed
+    into a notebook, what it closes over, a module that it imports, a schedule, jax's settings."""
+    task, examples = for_entrant(task, entrant), plan.examples[task.name]
+    middle = {name: space.value(0.5) for name, space in entrant.space.items()}
+
+    def program(key, batch, shared, hyperparameters):
+        objective = bound(task, Examples((), shared=shared))
+        train = training(objective, build(entrant, task, hyperparameters or middle))
+        train_state, metrics = train.step(train.init(key, batch), batch)
+        params = eval_params(train_state.opt_state, train_state.params)
+        return train_state, metrics, objective.loss(params, train_state.state, batch)
+
+    given = jax.tree.map(jax.numpy.float32, middle) if plan.traced[task.name, entrant.name] else {}
+    shared = jax.tree.map(jax.numpy.asarray, examples.shared)
+    lowered = jax.jit(program).lower(jax.random.key(0), a_batch(task, examples), shared, given)
+    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
+
+
 def digest(about: Mapping) -> str:
     """A name for an identity: eight hexadecimal digits."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
 
+@contextmanager
+def held(folder):
+    """Keeps other processes from the folder. Raises InputError where one has it, or where it cannot be made."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"the output folder {path} cannot be written: {error.strerror or error}") from error
+    try:
+        _lock(handle, path)
+        yield
+    finally:
+        os.close(handle)  # this unlocks it, as the end of the process does, however it comes
+
+
+def _lock(handle: int, path: Path):
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"another process is at work in {path}: wait for its end, or choose another folder") from None
+    except (ImportError, OSError):  # no such thing on this system, or on this kind of disk
+        return
+
+
 class Store:
     """The folder of one comparison."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, about: Mapping):
         self.folder = folder
+        self._about = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         self._began = time.monotonic()
         file = folder / SECONDS
         self._earlier = float(file.read_text()) if file.exists() else 0.0
@@ -95,17 +147,16 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 _remove(path)
-            elif (path / "results.json").exists() and not (path / IDENTITY).exists():
+            elif (path / RESULTS).exists() and not (path / IDENTITY).exists():
                 raise InputError(f"{path} holds results already: choose another folder, or say to overwrite it")
-            try:
-                # complete from the first moment on, and only one of two that start at once makes it
-                _write(path / IDENTITY, text.encode(), new=True)
-            except FileExistsError:
+            if (path / IDENTITY).exists():
                 _require_same(path, json.loads(text))
+            else:
+                _write(path / IDENTITY, text.encode())
             (path / CELLS).mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"the output folder {path} cannot be written: {error.strerror or error}") from error
-        return cls(path)
+        return cls(path, about)
 
     def seconds(self) -> float:
         """What the comparison has taken, with what was run before; looking at what is kept costs nothing."""
@@ -126,13 +177,13 @@ class Store:
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
                 return Cell(**tree.unflatten(dict(arrays)))
-        except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{file} is damaged ({error}): delete it, and the same command runs its trainings again"
             ) from error
 
     def save_timing(self, timing: Mapping):
-        _write(self.folder / TIMING, json.dumps(timing, indent=1).encode())
+        _write(self.folder / TIMING, json.dumps({"comparison": self._about, "tasks": timing}, indent=1).encode())
         self._note_seconds()
 
     def _note_seconds(self):
@@ -141,11 +192,13 @@ class Store:
 
     def load_timing(self) -> dict | None:
         file = self.folder / TIMING
-        return json.loads(file.read_text()) if file.exists() else None
+        found = json.loads(file.read_text()) if file.exists() else {}
+        return found["tasks"] if found.get("comparison") == self._about else None
 
     def _file(self, task: str, optimizer: str) -> Path:
-        # an optimizer's name may be any string
-        return self.folder / CELLS / f"{task}--{hashlib.sha256(optimizer.encode()).hexdigest()[:16]}.npz"
+        # an optimizer's name may be any string; what another comparison left, or still writes, in this folder is not found
+        name = hashlib.sha256(f"{self._about} {optimizer}".encode()).hexdigest()[:16]
+        return self.folder / CELLS / f"{task}--{name}.npz"
 
 
 def _require_same(path: Path, about: Mapping):
@@ -186,34 +239,36 @@ def _describe(factory) -> str:
     if inner is not None:
         named = ", ".join(f"{name}={value!r}" for name, value in sorted(factory.keywords.items()))
         factory, added = inner, f"({', '.join(filter(None, [', '.join(map(repr, factory.args)), named]))})"
+    added = re.sub(r" at 0x[0-9a-fA-F]+", "", added)  # where a function lies in memory is new in every process
     return f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', type(factory).__name__)}{added}"
 
 
 def _hash(arrays) -> str:
     found = hashlib.sha256()
     for array in map(np.asarray, jax.tree.leaves(arrays)):
-        found.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).data)
+        found.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     return found.hexdigest()
 
 
 def _remove(path: Path):
-    for file in (path / IDENTITY, path / TIMING, path / SECONDS, *(path / CELLS).glob("*.npz")):
+    """What a comparison keeps, and the results that would be taken for those of the next. Its name last: killed before that,
+    the folder is still its own."""
+    names = (RESULTS, TIMING, SECONDS, IDENTITY)
+    parts = [file for name in names for file in path.glob(f"{name}*.part")]
+    for file in (*parts, *(path / CELLS).glob("*.npz*"), *(path / name for name in names)):
         file.unlink(missing_ok=True)
 
 
-def _write(path: Path, content: bytes, new: bool = False):
-    """The file is whole or absent, also after a loss of power. new: raises FileExistsError where it exists."""
+def _write(path: Path, content: bytes):
+    """The file is whole or absent, also after a loss of power."""
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if new:
-            os.link(part, path)
-        else:
-            os.replace(part, path)
-            part = None
+        os.replace(part, path)
+        part = None
     finally:
         if part is not None:
             os.unlink(part)

@@ -59,6 +59,7 @@ class Setup:
         # a program that runs for milliseconds: at the usual level of optimization it compiled in 2.6 s, at this in 1.1 s
         options = {"xla_backend_optimization_level": 1}
         self._program = jax.jit(jax.vmap(partial(_start, task), in_axes=(None, 0, None, None)), compiler_options=options)
+        self._compiled: dict[int, Any] = {}
         self._lock = threading.Lock()  # compiled by one thread, not by each
         self._recent = lru_cache(maxsize=4)(self._make)
 
@@ -67,8 +68,24 @@ class Setup:
         with self._lock:
             return self._recent(studies, purpose)
 
+    def fitting_lanes(self, lanes: int) -> int:
+        """How many starts at once fit into the device's memory."""
+        if lanes == 1:
+            return 1
+        with self._lock:
+            return _fitting_lanes(self._of(lanes), lanes, self.data)
+
     def _make(self, studies, purpose):
-        return self._program(self._key, np.asarray(studies), purpose, self.data)
+        # two lanes for one: XLA of jaxlib 0.11 does not come back from compiling the starts of a single one
+        lanes = studies if len(studies) > 1 else studies * 2
+        starts = self._of(len(lanes))(self._key, np.asarray(lanes, np.int32), np.int32(purpose), self.data)
+        return jax.tree.map(lambda a: a[: len(studies)], starts) if len(lanes) > len(studies) else starts
+
+    def _of(self, lanes: int):
+        if lanes not in self._compiled:
+            lowered = self._program.lower(self._key, np.zeros(lanes, np.int32), np.int32(0), self.data)
+            self._compiled[lanes] = lowered.compile()
+        return self._compiled[lanes]
 
 
 def _start(task: Task, key, study, purpose, data: Examples) -> Start:
@@ -218,6 +235,9 @@ class Runs:
 
     def _chunk(self, values, studies, purpose):
         """None where the program of so many lanes would not fit: there are fewer now."""
+        if self.lanes not in self._programs and (fitting := self.setup.fitting_lanes(self.lanes)) < self.lanes:
+            self.lanes = fitting
+            return None
         lanes = {name: a.astype(np.float32) for name, a in values.items()}, self.setup.starts(tuple(studies.tolist()), purpose)
         if self.lanes not in self._programs:
             program = jax.jit(partial(over_lanes, self.one_run)).lower(lanes, (self.setup.data,)).compile()
@@ -230,8 +250,7 @@ class Runs:
 
     def _one(self, values, studies, purpose):
         """The factory needs numbers: a program for each trial, of one lane."""
-        # two lanes for one: XLA of jaxlib 0.11 does not come back from compiling the starts of a single one
-        start = jax.tree.map(lambda a: a[0], self.setup.starts((int(studies[0]),) * 2, purpose))
+        start = jax.tree.map(lambda a: a[0], self.setup.starts((int(studies[0]),), purpose))
         items = tuple((name, float(a[0])) for name, a in values.items())
         if items not in self._programs:
             self._programs[items] = jax.jit(lambda start, data: self.one_run(dict(items), start, data))

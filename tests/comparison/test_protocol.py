@@ -179,14 +179,24 @@ def test_populations_are_cut_into_chunks_that_fit_the_memory(adam_cell, monkeypa
         return fitting(program, lanes, data)
 
     monkeypatch.setattr(studies, "_fitting_lanes", seen)
-    account = cell_of(jnn.optim.adam)[0] and needed[0][1]
-    per_lane = (account.temp_size_in_bytes + account.output_size_in_bytes + account.argument_size_in_bytes - shared) / 4
+    cell_of(jnn.optim.adam)
+    assert len(needed) == 2  # of the program of starts, and of the program of runs
+    per_lane = max(a.temp_size_in_bytes + a.output_size_in_bytes + a.argument_size_in_bytes - shared for _, a in needed) / 4
     monkeypatch.setattr(studies, "memory_per_program", lambda: shared + int(2.5 * per_lane))
     cut, _ = cell_of(jnn.optim.adam)
     assert cut.lanes == 2
     np.testing.assert_allclose(cut.tune_validation, whole.tune_validation, rtol=1e-4)
     monkeypatch.setattr(studies, "memory_per_program", lambda: 0)
     assert cell_of(jnn.optim.adam)[0].lanes == 1  # there is no less than one
+
+
+def test_starts_that_do_not_fit_the_memory_are_never_made(monkeypatch):
+    calls = []
+    make = studies.Setup._make
+    monkeypatch.setattr(studies.Setup, "_make", lambda self, *given: calls.append(len(given[0])) or make(self, *given))
+    monkeypatch.setattr(studies, "memory_per_program", lambda: 0)
+    cell_of(jnn.optim.adam)
+    assert set(calls) == {1}
 
 
 def test_separate_studies_of_the_reference_set_the_target(adam_cell):

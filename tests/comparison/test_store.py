@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jnn
 from jnn.comparison import plans, protocol, store, studies
 from jnn.comparison.errors import InputError
+from jnn.comparison.tasks import Examples
 
-from tiny import tiny_task
+from tiny import blobs, tiny_task
 
 PAIR = {"adam": jnn.optim.adam, "sgd": jnn.optim.sgd}
 SCRIPT = """
@@ -38,12 +41,13 @@ def started(out) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], env=environment, stderr=subprocess.DEVNULL)
 
 
-def without_times(folder) -> dict:
+def without_times(folder) -> str:
+    """The file as it stands, to the order of its names."""
     content = json.loads((folder / "results.json").read_text())
     for name in ("date", "seconds"):
         del content["environment"][name]
     content.pop("timing", None)
-    return content
+    return json.dumps(content)
 
 
 @pytest.fixture(scope="module")
@@ -144,15 +148,96 @@ def test_a_folder_of_another_comparison_is_refused_and_the_difference_named(tmp_
 
 
 def test_other_data_are_another_comparison(tmp_path):
-    def changed():
-        from tiny import blobs
+    def shifted(by):
+        points, labels = blobs().pool
+        return Examples((points + np.float32(by), labels))
 
-        examples = blobs()
-        return examples._replace(pool=(examples.pool[0] + np.float32(1), examples.pool[1]))
+    first, second = (store.identity(plan_of(tiny_task(load=lambda by=by: shifted(by)))) for by in (0, 1))
+    assert [line.split(" is ")[0] for line in store.differences(first, second)] == ["tasks.tiny.data"]
 
-    first, second = (store.identity(plan_of(tiny_task(load=load))) for load in (tiny_task().load, changed))
-    found = [line.split(" is ")[0] for line in store.differences(first, second)]
-    assert found == ["tasks.tiny.sources", "tasks.tiny.data"]  # the function that loads them stands in another file as well
+
+def typed(b1: float):
+    """A function as from a notebook: no file holds it."""
+    names = {"__name__": "__main__"}
+    exec(f"import jnn\ndef mine(learning_rate): return jnn.optim.adam(learning_rate, b1={b1})", names)
+    return names["mine"]
+
+
+def closed_over(b1: float):
+    return lambda learning_rate: jnn.optim.adam(learning_rate, b1=b1)
+
+
+@pytest.mark.parametrize("make", [typed, closed_over])
+def test_an_optimizer_that_only_its_program_tells_from_another_is_another(make):
+    def identity(b1):
+        return store.identity(
+            plans.make_plan({"adam": jnn.optim.adam, "mine": make(b1)}, [tiny_task()], "adam", {}, 2, 2, 0.01, 0)
+        )
+
+    found = store.differences(identity(0.9), identity(0.5))
+    assert [line.split(" is ")[0] for line in found] == ["optimizers.mine.programs.tiny"]
+    assert identity(0.9) == identity(0.9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": jnn.schedules.constant},
+        {"objective": jnn.supervised(jnn.dense(3), jnn.losses.softmax_cross_entropy)},
+    ],
+)
+def test_a_task_that_only_its_program_tells_from_another_is_another(changes):
+    found = store.differences(store.identity(plan_of()), store.identity(plan_of(tiny_task(**changes))))
+    assert {line.split(" is ")[0] for line in found} == {"optimizers.adam.programs.tiny", "optimizers.sgd.programs.tiny"}
+
+
+def test_where_a_function_lies_in_memory_is_no_difference():
+    def identity():
+        pair = {
+            "adam": jnn.optim.adam,
+            "masked": partial(optax.adamw, mask=lambda params: jax.tree.map(lambda a: a.ndim > 1, params)),
+        }
+        return store.identity(plans.make_plan(pair, [tiny_task()], "adam", {}, 2, 2, 0.01, 0))
+
+    assert store.differences(identity(), identity()) == []
+
+
+def test_overwritten_nothing_of_the_other_comparison_is_left(tmp_path):
+    plan, other = plan_of(), plan_of(seed=1)
+    kept = store.Store.claim(tmp_path, store.identity(plan), overwrite=False)
+    cell = studies.run_cell(plan, studies.Setup(plan.tasks[0], plan), plan.entrants[0])
+    kept.save("tiny", "adam", cell)
+    (tmp_path / "results.json").write_text("{}")
+    taken = store.Store.claim(tmp_path, store.identity(other), overwrite=True)
+    assert not (tmp_path / "results.json").exists()
+    kept.save("tiny", "adam", cell)  # of a process that has not noticed
+    kept.save_timing({"tiny": {}})
+    assert taken.load("tiny", "adam") is None
+    assert taken.load_timing() is None
+
+
+def test_killed_while_it_overwrites_the_folder_stays_its_own(tmp_path, monkeypatch):
+    plan, other = plan_of(), plan_of(seed=1)
+    store.Store.claim(tmp_path, store.identity(plan), overwrite=False).save_timing({})
+    removed = []
+
+    def unlink(path, **_):
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", unlink)
+        store.Store.claim(tmp_path, store.identity(other), overwrite=True)
+    with pytest.raises(InputError, match="holds another comparison"):
+        store.Store.claim(tmp_path, store.identity(other), overwrite=False)
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path):
+    with store.held(tmp_path), pytest.raises(InputError, match="another process is at work in"):
+        compare(tmp_path)
+    with store.held(tmp_path):
+        pass
 
 
 def test_a_damaged_cell_is_named(tmp_path):
