@@ -10,7 +10,7 @@ from typing import Any
 
 from jnn import listings
 from jnn.comparison.calibration import calibrate
-from jnn.comparison.entrants import find_factory
+from jnn.comparison.entrants import find_factory, source_hash
 from jnn.comparison.errors import CandidateError, InputError, ReportError
 from jnn.comparison.grids import verdict_map
 from jnn.comparison.plans import make_plan
@@ -227,7 +227,9 @@ def _map(options, common: dict, trials) -> int:
         if name in vary:
             raise InputError(f"--vary {name} is given twice: give all its values at once")
         vary[name] = [_number(name, value) for value in _names(values)]
-    out = options.out or Path("runs") / f"map-{digest({**vars(options), 'run': '', 'overwrite': ''})}"
+    sources = [source_hash(factory) for factory in common["optimizers"].values()]
+    name = digest({**vars(options), "run": "", "overwrite": "", "sources": sources})
+    out = options.out or Path("runs") / f"map-{name}"
     found = verdict_map(**common, trials=trials, vary=vary, out=out, overwrite=options.overwrite)
     _print(listings.verdicts(found))
     _say(f"Map: {out / 'map.html'}")
@@ -257,6 +259,10 @@ def _calibrate(options) -> int:
         seed=options.seed,
     )
     _print(listings.calibration(found, options.reference))
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        found.to_csv(options.out / "calibration.csv", index=False)
+        _say(f"Table: {options.out / 'calibration.csv'}")
     return 0
 
 

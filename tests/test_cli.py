@@ -222,10 +222,11 @@ def test_a_dry_run_trains_nothing_and_says_how_long(here, capsys):
 
 
 def test_calibration_prints_the_share_of_false_verdicts(here, capsys):
-    assert cli.main(["compare", *SMALL, "--calibrate", "3"]) == 0
+    assert cli.main(["compare", *SMALL, "--calibrate", "3", "--out", "out"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "adam against itself" in text
     assert "digits-linear 3 " in text
+    assert (here / "out" / "calibration.csv").read_text().startswith("task,comparisons,")
 
 
 def test_a_map_over_a_setting(here, capsys):

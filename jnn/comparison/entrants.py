@@ -1,5 +1,6 @@
 """The optimizers of a comparison: found by name, checked, and made ready to run."""
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -108,10 +109,17 @@ def _known_spaces(factory) -> Mapping[str, Space]:
     return SPACES.get(factory.__name__, {}) if library in ("jnn", "optax") else {}
 
 
+def _innermost(factory):
+    """The function of a `functools.partial`."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return factory
+
+
 def source_hash(factory) -> str | None:
     """SHA-256 of the file that defines a function; None where there is none."""
     try:
-        file = inspect.getsourcefile(inspect.unwrap(factory))
+        file = inspect.getsourcefile(inspect.unwrap(_innermost(factory)))
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
     except (TypeError, OSError):  # defined in C, or in an interactive session
         return None

@@ -25,7 +25,7 @@ def measure(plan: Plan, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]
     """task -> optimizer -> {"seconds": a step's in each turn, "reference_seconds": the reference's in the same turns,
     "state_bytes": of the optimizer's state}.
 
-    A step is one of a loop over one batch, alone and not under `vmap`, with the hyperparameters that most often won. The
+    A step is one of a loop over one batch, alone and not under `vmap`, with the medians of the hyperparameters that won. The
     optimizer and the reference take turns, the first of a turn drawn by lot."""
     random = np.random.default_rng(0)
     names = [entrant.name for entrant in plan.entrants]

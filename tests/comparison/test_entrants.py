@@ -85,7 +85,9 @@ def test_a_factory_with_a_schedule_of_its_own_has_no_warmup_but_its_own():
 
 
 def test_a_partial_is_a_factory():
-    assert "learning_rate" in entrants.enter("p", functools.partial(optax.adamw, weight_decay=0.1), {}).space
+    entrant = entrants.enter("p", functools.partial(optax.sgd, momentum=0.5), {})
+    assert entrant.space == {"learning_rate": SPACES["sgd"]["learning_rate"]}
+    assert entrant.source == entrants.source_hash(optax.sgd)
 
 
 def steps_of(optimizer, n):
