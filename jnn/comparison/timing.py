@@ -18,7 +18,7 @@ from jnn.comparison.tasks import Examples, Task, bound
 from jnn.trainings import training
 
 ROUNDS = 5
-SECONDS = 0.05  # of each turn, about
+SECONDS = 0.02  # of each turn, about
 
 
 def measure(plan: Plan, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]:
@@ -75,7 +75,8 @@ class _Timed:
             return training(bound(task, Examples((), shared=shared)), optimizer)
 
         shared = jax.tree.map(jnp.asarray, examples.shared)
-        start = jax.jit(lambda shared: train(shared).init(jax.random.key(0), batch))(shared)
+        quickly = {"xla_backend_optimization_level": 1}  # compiled: it runs once
+        start = jax.jit(lambda shared: train(shared).init(jax.random.key(0), batch), compiler_options=quickly)(shared)
         self.state_bytes = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(start.opt_state) if a.ndim))
         self.arguments = shared, start, batch
         self.program = jax.jit(lambda shared, start, batch, steps: _loop(train(shared), start, batch, steps))

@@ -38,7 +38,7 @@ def assert_reached(name, cell):
     assert mean <= floor if score == "loss" else mean >= floor, (name, score, mean)
 
 
-@pytest.mark.parametrize("name", (*DEFAULT_TASKS, *PROBLEMS))
+@pytest.mark.parametrize("name", [*PROBLEMS, *(pytest.param(name, marks=pytest.mark.slow) for name in DEFAULT_TASKS)])
 def test_tuned_adam_reaches_the_floor_of_what_is_bundled(name):
     assert_reached(name, adam_on(TASKS[name], 16)[0])
 

@@ -80,7 +80,9 @@ def test_fit_and_sweep_train_it(make):
         assert np.all(np.isfinite(leaf))
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, marks=[pytest.mark.slow] * (name != "linen"), id=name) for name, make in MAKERS.items()]
+)
 def test_compare_judges_optimizers_on_it(make):
     labels = np.arange(120, dtype=np.int32) % 3
     centres = np.array([[0, 2], [2, -1], [-2, -1]])
