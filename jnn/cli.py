@@ -228,7 +228,7 @@ def _map(options, common: dict, trials) -> int:
             raise InputError(f"--vary {name} is given twice: give all its values at once")
         vary[name] = [_number(name, value) for value in _names(values)]
     sources = [source_hash(factory) for factory in common["optimizers"].values()]
-    name = digest({**vars(options), "run": "", "overwrite": "", "sources": sources})
+    name = digest({**vars(options), "run": "", "out": "", "overwrite": "", "sources": sources})
     out = options.out or Path("runs") / f"map-{name}"
     found = verdict_map(**common, trials=trials, vary=vary, out=out, overwrite=options.overwrite)
     _print(listings.verdicts(found))

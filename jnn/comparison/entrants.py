@@ -105,6 +105,7 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
 
 
 def _known_spaces(factory) -> Mapping[str, Space]:
+    factory = _innermost(factory)
     library = (getattr(factory, "__module__", None) or "").partition(".")[0]
     return SPACES.get(factory.__name__, {}) if library in ("jnn", "optax") else {}
 
