@@ -9,9 +9,7 @@ studies on each task. Shown are the share that the paired t calls different at 5
 Expected: intervals that contain or lie under 5 %. About 25 minutes on 2 cores, --quick under a minute.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import jnn
 from experiments import commands
@@ -21,14 +19,11 @@ from jnn.comparison.suite import DEFAULT_TASKS
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, "calibration", quick="20 comparisons of 8 studies on digits-linear")
     parser.add_argument("--tasks", default=",".join(DEFAULT_TASKS))
     parser.add_argument("--comparisons", type=int, default=200)
     parser.add_argument("--studies", type=int, default=32)
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--quick", action="store_true", help="20 comparisons of 8 studies on digits-linear")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/calibration"))
     options = parser.parse_args(arguments)
     if options.quick:
         options.tasks, options.comparisons, options.studies = "digits-linear", 20, 8

@@ -9,13 +9,11 @@ three decades that `jnn.comparison.spaces` gives the optimizer, in half decades.
 Expected: centres from 1e-3 (lion) over 0.03 (adam) to 3 (sgd). About 15 minutes on 2 cores.
 """
 
-import argparse
 import math
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 
@@ -23,11 +21,11 @@ from experiments import commands
 from experiments.benchmarks import records
 from jnn.comparison import plans, studies
 from jnn.comparison.catalogue import catalogue
-from jnn.comparison.devices import workers
 from jnn.comparison.entrants import find_factory
 from jnn.comparison.progress import Progress
 from jnn.comparison.spaces import log_uniform
 from jnn.comparison.suite import DEFAULT_TASKS
+from jnn.populations import workers
 
 RATES = np.logspace(-6, 2, 25)
 
@@ -57,12 +55,9 @@ def centre(rates) -> float:
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, "learning_rates", quick="adam, sgd and lion on digits-linear")
     parser.add_argument("--optimizers", help="with commas (default: all)")
     parser.add_argument("--tasks", default=",".join(DEFAULT_TASKS))
-    parser.add_argument("--quick", action="store_true", help="adam, sgd and lion on digits-linear")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/learning_rates"))
     options = parser.parse_args(arguments)
     if options.quick:
         options.optimizers, options.tasks = "adam,sgd,optax:lion", "digits-linear"

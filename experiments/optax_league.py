@@ -12,7 +12,6 @@ Expected: no optimizer better on every task; most within a few percent of Adam. 
 on 2 cores; --quick takes three minutes.
 """
 
-import argparse
 import sys
 import warnings
 from pathlib import Path
@@ -130,14 +129,11 @@ def picture(rows: list[dict], tasks: list[str], out: Path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, "league", quick="six optimizers on digits-linear, 2 trials, 4 studies")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--studies", type=int, default=32)
-    parser.add_argument("--quick", action="store_true", help="six optimizers on digits-linear, 2 trials, 4 studies")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and how long it would take")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/league"))
     options = parser.parse_args(arguments)
     optimizers, left_out = contestants()
     if options.quick:

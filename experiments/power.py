@@ -14,14 +14,11 @@ that its `detectable` promises; beside it stands the share of comparisons with p
 Expected: intervals that contain the promised power. About 20 minutes on 2 cores, --quick about two.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 import jnn
 from experiments import commands
@@ -109,7 +106,7 @@ def faults_found(task: str, names, comparisons: int, per_comparison: int, trials
         pairs = list(zip(losses[name], losses["adam"], strict=True))
         effect = float(np.mean(losses[name] - losses["adam"]))
         count = sum(statistics.paired_t(ours, theirs).p_value < statistics.LEVEL for ours, theirs in pairs)
-        interval = stats.binomtest(int(count), comparisons).proportion_ci(0.95, "exact")
+        low, high = statistics.exact_interval(count, comparisons)
         percent = 100 / float(losses["adam"].mean())
         rows.append(
             {
@@ -121,23 +118,20 @@ def faults_found(task: str, names, comparisons: int, per_comparison: int, trials
                 ),
                 "promised_power": float(np.mean([statistics.power(effect, ours, theirs, 1) for ours, theirs in pairs])),
                 "found": int(count) / comparisons,
-                "found_low": float(interval.low),
-                "found_high": float(interval.high),
+                "found_low": low,
+                "found_high": high,
             }
         )
     return rows
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, "power", quick="20 comparisons of 8 studies on digits-linear")
     parser.add_argument("--tasks", default=",".join(DEFAULT_TASKS))
     parser.add_argument("--faults", default=",".join(FAULTS), help="(default: %(default)s)")
     parser.add_argument("--comparisons", type=int, default=40)
     parser.add_argument("--studies", type=int, default=32)
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--quick", action="store_true", help="20 comparisons of 8 studies on digits-linear")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/power"))
     options = parser.parse_args(arguments)
     if options.quick:
         options.tasks, options.comparisons, options.studies = "digits-linear", 20, 8

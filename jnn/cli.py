@@ -206,11 +206,12 @@ def _compare(options) -> int:
         return _map(options, common, trials)
     steps = None if options.steps is None else _budget("steps", options.steps, optimizers)
     plan = make_plan(**common, trials=trials, steps=steps, unequal=options.unequal)
-    out = options.out or Path("runs") / f"compare-{digest(identity(plan))}"
+    about = identity(plan)
+    out = options.out or Path("runs") / f"compare-{digest(about)}"
     if options.dry_run:
-        _print(listings.dry_run(plan, out, options.overwrite))
+        _print(listings.dry_run(plan, about, out, options.overwrite))
         return 0
-    comparison = run_plan(plan, out, options.overwrite)
+    comparison = run_plan(plan, out, options.overwrite, about)
     _print(comparison)
     _say(f"Report: {Path(comparison.folder or out) / 'report.html'}")
     return 0

@@ -1,5 +1,6 @@
 """What the command line prints beside verdicts: what there is, what would run, calibrations, maps."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich import box
@@ -10,7 +11,7 @@ from rich.text import Text
 from jnn.comparison.catalogue import catalogue
 from jnn.comparison.estimates import estimate, total_seconds
 from jnn.comparison.plans import Plan
-from jnn.comparison.store import Store, identity
+from jnn.comparison.store import Store
 from jnn.comparison.suite import TASKS
 
 
@@ -34,11 +35,11 @@ def available() -> Group:
     return Group(tasks, optimizers, left_out)
 
 
-def dry_run(plan: Plan, out: Path, overwrite: bool = False) -> Group:
-    """What a comparison would run, and how long it would take here."""
+def dry_run(plan: Plan, about: Mapping, out: Path, overwrite: bool = False) -> Group:
+    """What a comparison with the identity `about` would run, and how long it would take here."""
     kept = {}
     if not overwrite and (out / "comparison.json").exists():
-        store = Store.claim(out, identity(plan), overwrite=False)
+        store = Store.claim(out, about, overwrite=False)
         names = [(task.name, entrant.name) for task in plan.tasks for entrant in plan.entrants]
         kept = {name: True for name in names if store.load(*name) is not None}
     found = estimate(plan, kept)

@@ -41,16 +41,15 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
 
     from jax.extend.core import get_opaque_trace_state  # takes as long to import as half of jnn
 
-    workers = cores() if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers()) as pool:
         # arguments or what `train` closes over may be traced, and belong to this thread's trace
         traced = get_opaque_trace_state() != pool.submit(get_opaque_trace_state).result()
         if traced:
             results = over_lanes(train, lanes, shared)
-        elif workers == 1:
+        elif workers() == 1:
             results = _over_lanes(train, lanes, shared)
         else:
-            parts = list(chunks(lanes, -(-trials * seeds // workers)))
+            parts = list(chunks(lanes, -(-trials * seeds // workers())))
             # compiled once, before the threads start; jax keeps it for the next call
             compiled = _over_lanes.lower(train, parts[0], shared).compile()
             pieces = list(pool.map(lambda part: jax.block_until_ready(compiled(part, shared)), parts))
@@ -117,6 +116,11 @@ def chunks(lanes, size: int) -> Iterator:
 def join(pieces: list, count: int):
     """Puts results of `chunks` together again, without what the last was filled up with."""
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *pieces)
+
+
+def workers() -> int:
+    """How many programs are best run side by side: one on each core of a CPU, one on an accelerator."""
+    return cores() if jax.default_backend() == "cpu" else 1
 
 
 def cores() -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jnn.closures import holds_tracer
 from jnn.data.orders import batch_order
 from jnn.optim.averages import eval_params
+from jnn.optim.numerics import cast
 from jnn.optim.updates import apply_updates, call_update
 from jnn.types import Fitted, Objective, Optimizer, Training, TrainState
 
@@ -48,7 +49,7 @@ def training(objective: Objective, optimizer: Optimizer) -> Training:
             value=value,
             grad=grads,
             # with x64 on, optax's line search hands over float64 whatever it was given
-            value_fn=lambda p: loss(_as_dtypes(p, params), state, batch, key=key, train=True)[0],
+            value_fn=lambda p: loss(jax.tree.map(cast, p, params), state, batch, key=key, train=True)[0],
         )
         params = apply_updates(params, updates)
         return TrainState(params, aux.state, opt_state, run_key, count + 1), {"loss": value, **aux.metrics}
@@ -215,10 +216,6 @@ def take(data, indices):
 
 def _take_within(data, indices):
     return jax.tree.map(lambda a: jnp.asarray(a).at[indices].get(mode="promise_in_bounds"), data)
-
-
-def _as_dtypes(tree, like):
-    return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, like)
 
 
 def _first(data, n):

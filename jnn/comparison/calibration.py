@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from jnn.comparison import statistics
-from jnn.comparison.devices import workers
 from jnn.comparison.plans import make_plan
 from jnn.comparison.progress import Progress
 from jnn.comparison.studies import Setup, run_cell
 from jnn.comparison.suite import DEFAULT_TASKS
 from jnn.comparison.tasks import Task
+from jnn.populations import workers
 
 
 def calibrate(
@@ -34,7 +34,6 @@ def calibrate(
     many of them, each with its `_share` and the exact 95 % interval `_low` to `_high` (Clopper & Pearson 1934). The share of
     false verdicts should be 5 % or less: `sound` says whether the interval contains or lies under that."""
     import pandas as pd
-    from scipy import stats
 
     total = comparisons * studies
     plan = make_plan({"one": factory, "other": factory}, tasks, "one", {"one": space}, trials, total, margin, seed, size=size)
@@ -57,9 +56,8 @@ def calibrate(
                 "false_verdicts": sum(verdict in ("better", "worse") for verdict in verdicts),
             }
             for name, count in counts.items():
-                interval = stats.binomtest(int(count), comparisons).proportion_ci(0.95, "exact")
-                row |= {name: int(count), f"{name}_share": count / comparisons}
-                row |= {f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+                low, high = statistics.exact_interval(count, comparisons)
+                row |= {name: int(count), f"{name}_share": count / comparisons, f"{name}_low": low, f"{name}_high": high}
             row["mean_difference_percent"] = float(100 * np.mean([p.difference for p in paired]) / second.mean())
             row["sound"] = row["false_verdicts_low"] <= statistics.LEVEL
             rows.append(row)

@@ -5,14 +5,9 @@ from pathlib import Path
 
 import jax
 
-from jnn.populations import cores
+from jnn.populations import workers
 
 SHARE = 0.5  # of the memory, as the user's machine does other things too, and XLA's account leaves out its own buffers
-
-
-def workers() -> int:
-    """How many programs run side by side: one on each core of a CPU, one on an accelerator."""
-    return cores() if jax.default_backend() == "cpu" else 1
 
 
 def memory_per_program() -> int:

@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from jnn.comparison.devices import workers
 from jnn.comparison.entrants import Entrant
 from jnn.comparison.plans import Plan, count_trainings, for_entrant
 from jnn.comparison.studies import FINAL, Runs, Setup
-from jnn.comparison.tasks import Task
+from jnn.populations import workers
 
 
 class Estimate(NamedTuple):
@@ -29,18 +27,24 @@ def estimate(plan: Plan, kept: Mapping = {}) -> dict[tuple[str, str], Estimate]:
     Each is timed with as many runs at a time as the comparison would take, over its first two evaluated spans of steps; what
     is paid once for a call of the program is counted with each span, so that the estimate is rather too long."""
     counts = count_trainings(plan)
+    setups: dict[tuple[str, int], Setup] = {}  # shared by the optimizers of a task, as in the comparison
+    for task in plan.tasks:
+        for steps in {for_entrant(task, entrant).steps for entrant in plan.entrants}:
+            points = min(task.points, 2)
+            short = task._replace(steps=points * (steps // task.points), points=points)
+            setups[task.name, steps] = Setup(short, plan)
 
     def one(task, entrant):
         task = for_entrant(task, entrant)
         runs = counts[task.name, entrant.name]
         if (task.name, entrant.name) in kept:
             return (task.name, entrant.name), Estimate(runs, task.steps, 0.0)
-        points = min(task.points, 2)
-        lanes, compiling, call = _timed(plan, task, entrant, points)
+        setup = setups[task.name, task.steps]
+        lanes, compiling, call = _timed(Runs(plan, setup, entrant), entrant)
         traced = plan.traced[task.name, entrant.name]
         calls = -(-runs // lanes)
         programs = 1 if traced else plan.studies * entrant.trials
-        seconds = programs * compiling + calls * call * task.points / points
+        seconds = programs * compiling + calls * call * task.points / setup.task.points
         return (task.name, entrant.name), Estimate(runs, task.steps, seconds)
 
     with ThreadPoolExecutor(workers()) as pool:  # as the comparison itself runs
@@ -53,15 +57,13 @@ def total_seconds(estimates: Mapping[tuple[str, str], Estimate]) -> float:
     return sum(found.seconds for found in estimates.values()) / workers()
 
 
-def _timed(plan: Plan, task: Task, entrant: Entrant, points: int) -> tuple[int, float, float]:
-    """How many runs there are at a time, seconds to compile, and of a call, of runs that end after so many evaluated spans."""
-    short = task._replace(steps=points * (task.steps // task.points), points=points)
-    runs = Runs(plan, Setup(short, plan), entrant)
+def _timed(runs: Runs, entrant: Entrant) -> tuple[int, float, float]:
+    """How many runs there are at a time, seconds to compile, and of a call."""
     values = {name: np.full(runs.lanes, space.value(0.5)) for name, space in entrant.space.items()}
     began = time.perf_counter()
     runs(values, np.arange(runs.lanes), FINAL)
     first = time.perf_counter() - began
     began = time.perf_counter()
-    jax.block_until_ready(runs(values, np.arange(runs.lanes), FINAL))
+    runs(values, np.arange(runs.lanes), FINAL)
     again = time.perf_counter() - began
     return runs.lanes, max(first - again, 0.0), again

@@ -137,6 +137,12 @@ def svg(picture: Picture) -> str:
     return buffer.getvalue()
 
 
+def pdf(picture: Picture) -> bytes:
+    buffer = io.BytesIO()
+    picture.figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()
+
+
 def _axes(title: str, ylabel: str, xlabel: str, height: float = 3.3):
     from matplotlib.figure import Figure
 

@@ -1,6 +1,5 @@
 """The verdict map: where, over a grid of settings, an optimizer wins, is equivalent, loses, or nothing is shown."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ import numpy as np
 
 from jnn.comparison import statistics
 from jnn.comparison.errors import InputError
-from jnn.comparison.figures import STYLE, Picture, svg
-from jnn.comparison.report import template, write
-from jnn.comparison.results import Comparison, DataFrame
+from jnn.comparison.figures import STYLE, Picture, pdf, svg
+from jnn.comparison.files import write, write_csv
+from jnn.comparison.report import template
+from jnn.comparison.results import Comparison, DataFrame, judgement
 from jnn.comparison.rows import percent, signed
 
 # blue to vermilion (Okabe & Ito 2008), told apart without colour by their signs
@@ -40,12 +40,9 @@ def map_rows(comparisons: Sequence[tuple[Mapping[str, Any], Comparison]]) -> Dat
     found = []
     for (settings, row, own, to_beat, margin), p_adjusted in zip(cells, adjusted, strict=True):
         losses, reference = own.test_loss.to_numpy(float), to_beat.test_loss.to_numpy(float)
+        neither_trained = bool(own.diverged.all() and to_beat.diverged.all())
         paired = statistics.paired_t(losses, reference)
-        verdict = statistics.verdict(paired, p_adjusted, margin * abs(reference.mean()))
-        if own.diverged.all() and to_beat.diverged.all():
-            verdict = "no difference shown"
-        detectable = statistics.detectable_difference(losses, reference, len(cells))
-        row = row | {"p_adjusted": float(p_adjusted), "detectable": detectable, "verdict": verdict}
+        row = row | judgement(paired, losses, reference, neither_trained, float(p_adjusted), len(cells), margin)
         found.append(settings | row | {"reference_loss": float(reference.mean())})
     return pd.DataFrame(found)
 
@@ -137,11 +134,8 @@ def write_map(rows: DataFrame, folder, x: str, y: str | None = None) -> Path:
     picture = Picture("map", "verdicts", map_figure(rows, x, y))
     image = svg(picture)
     write(folder / "map.svg", image)
-    picture.figure.savefig(folder / "map.pdf", metadata={"CreationDate": None})
-    with (folder / "map.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows.columns)
-        writer.writerows(rows.itertuples(index=False))
+    write(folder / "map.pdf", pdf(picture))
+    write_csv(folder / "map.csv", rows.columns, rows.itertuples(index=False))
     varied = settings(rows)
     counts = rows.groupby(["optimizer", "verdict"], sort=False).size()
     page = template("map.html.j2").render(

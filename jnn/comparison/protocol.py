@@ -8,12 +8,12 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecut
 from typing import Any
 
 from jnn.comparison import store
-from jnn.comparison.devices import workers
 from jnn.comparison.plans import Plan, count_trainings, for_entrant, make_plan
 from jnn.comparison.studies import Cell, Setup, run_cell
 from jnn.comparison.suite import DEFAULT_TASKS
 from jnn.comparison.tasks import Task
 from jnn.comparison.timing import measure
+from jnn.populations import workers
 
 
 def compare(
@@ -76,14 +76,14 @@ def compare(
     return run_plan(plan, out, overwrite)
 
 
-def run_plan(plan: Plan, out=None, overwrite: bool = False):
-    """`compare` from a plan on."""
+def run_plan(plan: Plan, out=None, overwrite: bool = False, about: Mapping[str, Any] | None = None):
+    """`compare` from a plan on. about: its identity, where it is known, as it takes a second."""
     from jnn.comparison.report import write_report
 
     if out is None:
         return _compared(plan)
     with store.held(out):
-        kept = store.Store.claim(out, store.identity(plan), overwrite)
+        kept = store.Store.claim(out, store.identity(plan) if about is None else about, overwrite)
         return write_report(_compared(plan, kept), kept.folder)
 
 

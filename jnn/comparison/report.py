@@ -1,13 +1,12 @@
 """A comparison as files: one page that needs nothing else, the figures, the results."""
 
-import csv
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from jnn.comparison.errors import ReportError
-from jnn.comparison.figures import pictures, svg
+from jnn.comparison.figures import pdf, pictures, svg
+from jnn.comparison.files import write, write_csv
 from jnn.comparison.results import Comparison
 from jnn.comparison.rows import HEADINGS, budget_words, certainty, cost, headline, rows, title
 from jnn.comparison.tables import latex, markdown, measure_table, verdict_table
@@ -30,13 +29,10 @@ def _write_files(comparison: Comparison, folder: Path):
     (folder / "figures").mkdir(exist_ok=True)
     outdated = _figures(folder)  # those of an earlier report; what else lies there is the user's
     write(folder / "results.json", comparison.to_json())
-    with (folder / "trials.csv.part").open("w", newline="") as file:
-        table = comparison.trials
-        writer = csv.writer(file)
-        writer.writerow(table.columns)
-        for record in table.itertuples(index=False):
-            writer.writerow([json.dumps(value) if isinstance(value, dict) else value for value in record])
-    os.replace(folder / "trials.csv.part", folder / "trials.csv")
+    table = comparison.trials
+    records = table.itertuples(index=False)
+    cells = ([json.dumps(value) if isinstance(value, dict) else value for value in record] for record in records)
+    write_csv(folder / "trials.csv", table.columns, cells)
     verdicts, others = verdict_table(comparison), measure_table(comparison)
     write(folder / "tables.md", f"{markdown(verdicts)}\n{markdown(others)}")
     tex = latex(verdicts, "verdicts") + latex(others, "measures")
@@ -47,7 +43,7 @@ def _write_files(comparison: Comparison, folder: Path):
         for picture in drawn:
             image = svg(picture)
             write(folder / "figures" / f"{picture.name}.svg", image)
-            picture.figure.savefig(folder / "figures" / f"{picture.name}.pdf", metadata={"CreationDate": None})
+            write(folder / "figures" / f"{picture.name}.pdf", pdf(picture))
             images.append((f"{heading}: {picture.task}", image[image.index("<svg") :]))
         sections.append((heading, caption, images))
         captions.append(f"## {heading}\n\n{', '.join(picture.name for picture in drawn)}\n\n{caption}\n")
@@ -100,9 +96,3 @@ def template(name: str):
 
     loader = jinja2.PackageLoader("jnn.comparison", "templates")
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
-
-
-def write(path: Path, text: str):
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -150,14 +150,31 @@ def verdict_rows(losses, diverged, reference: str, margin: float) -> list[dict[s
     adjusted = statistics.holm([pair.p_value for pair in paired])
     rows = []
     for (task, name), pair, p_adjusted in zip(pairs, paired, adjusted, strict=True):
-        to_beat = losses[task, reference]
-        row = {"task": task, "optimizer": name, "reference": reference, **pair._asdict(), "p_adjusted": p_adjusted}
-        row["detectable"] = statistics.detectable_difference(losses[task, name], to_beat, len(pairs))
-        row["verdict"] = statistics.verdict(pair, p_adjusted, margin * abs(to_beat.mean()))
-        if diverged[task, name].all() and diverged[task, reference].all():
-            row["verdict"] = "no difference shown"  # between two that never trained, equal losses mean nothing
+        neither_trained = bool(diverged[task, name].all() and diverged[task, reference].all())
+        row = {"task": task, "optimizer": name, "reference": reference, **pair._asdict()}
+        row |= judgement(pair, losses[task, name], losses[task, reference], neither_trained, p_adjusted, len(pairs), margin)
         rows.append({key: value if isinstance(value, str) else float(value) for key, value in row.items()})
     return rows
+
+
+def judgement(
+    paired: statistics.Paired,
+    losses,
+    reference,
+    neither_trained: bool,
+    p_adjusted: float,
+    comparisons: int,
+    margin: float,
+) -> dict[str, Any]:
+    """What is said of losses (studies,) beside the reference's, given their test and its p value adjusted over so many
+    comparisons."""
+    verdict = statistics.verdict(paired, p_adjusted, margin * abs(reference.mean()))
+    return {
+        "p_adjusted": p_adjusted,
+        "detectable": statistics.detectable_difference(losses, reference, comparisons),
+        # between two that never trained, equal losses mean nothing
+        "verdict": "no difference shown" if neither_trained else verdict,
+    }
 
 
 def _rows(task: str, name: str, cell: "Cell"):

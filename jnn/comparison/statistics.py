@@ -66,6 +66,14 @@ def power(difference: float, losses, reference, comparisons: int) -> float:
     return float(_power(difference / error, studies, comparisons))
 
 
+def exact_interval(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share, from so many of so many. Clopper & Pearson 1934."""
+    from scipy import stats
+
+    interval = stats.binomtest(int(count), of).proportion_ci(1 - LEVEL, "exact")
+    return float(interval.low), float(interval.high)
+
+
 def _spread(losses, reference) -> tuple[int, float]:
     from scipy import stats
 

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from jnn import tree
 from jnn.comparison import environment
 from jnn.comparison.entrants import Entrant, build, source_hash
 from jnn.comparison.errors import InputError
+from jnn.comparison.files import write
 from jnn.comparison.plans import Plan, a_batch, count_held_out, for_entrant
 from jnn.comparison.studies import Cell
 from jnn.comparison.tasks import Examples, Task, bound
@@ -152,7 +152,7 @@ class Store:
             if (path / IDENTITY).exists():
                 _require_same(path, json.loads(text))
             else:
-                _write(path / IDENTITY, text.encode())
+                write(path / IDENTITY, text, durable=True)
             (path / CELLS).mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"the output folder {path} cannot be written: {error.strerror or error}") from error
@@ -166,7 +166,7 @@ class Store:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = tree.flatten(cell._asdict())
         np.savez(buffer, **arrays)
-        _write(self._file(task, optimizer), buffer.getvalue())
+        write(self._file(task, optimizer), buffer.getvalue(), durable=True)
         self._note_seconds()
 
     def load(self, task: str, optimizer: str) -> Cell | None:
@@ -183,12 +183,13 @@ class Store:
             ) from error
 
     def save_timing(self, timing: Mapping):
-        _write(self.folder / TIMING, json.dumps({"comparison": self._about, "tasks": timing}, indent=1).encode())
+        text = json.dumps({"comparison": self._about, "tasks": timing}, indent=1)
+        write(self.folder / TIMING, text, durable=True)
         self._note_seconds()
 
     def _note_seconds(self):
         self._has_run = True
-        _write(self.folder / SECONDS, f"{self.seconds():.1f}".encode())
+        write(self.folder / SECONDS, f"{self.seconds():.1f}", durable=True)
 
     def load_timing(self) -> dict | None:
         file = self.folder / TIMING
@@ -257,23 +258,3 @@ def _remove(path: Path):
     parts = [file for name in names for file in path.glob(f"{name}*.part")]
     for file in (*parts, *(path / CELLS).glob("*.npz*"), *(path / name for name in names)):
         file.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes):
-    """The file is whole or absent, also after a loss of power."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        part = None
-    finally:
-        if part is not None:
-            os.unlink(part)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

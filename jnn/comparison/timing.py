@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.comparison.devices import workers
 from jnn.comparison.entrants import Entrant, build
 from jnn.comparison.plans import Plan, a_batch, for_entrant
 from jnn.comparison.studies import Cell
 from jnn.comparison.tasks import Examples, Task, bound
+from jnn.populations import workers
 from jnn.trainings import training
 
 ROUNDS = 5
@@ -45,15 +45,11 @@ def measure(plan: Plan, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]
                 ours.fill_a_turn()
             seconds, reference_seconds = [], []
             for _ in range(ROUNDS):
-                if ours is theirs:
-                    seconds.append(ours())
-                    reference_seconds.append(seconds[-1])
-                elif random.random() < 0.5:
-                    seconds.append(ours())
-                    reference_seconds.append(theirs())
-                else:
-                    reference_seconds.append(theirs())
-                    seconds.append(ours())
+                turn = list({ours, theirs})
+                random.shuffle(turn)
+                taken = {loop: loop() for loop in turn}
+                seconds.append(taken[ours])
+                reference_seconds.append(taken[theirs])
             found[task.name][name] = {
                 "seconds": seconds,
                 "reference_seconds": reference_seconds,

@@ -39,10 +39,14 @@ def newton(learning_rate=1.0, damping=0.0) -> Optimizer:
         gradient, _ = ravel_pytree(jax.tree.map(lambda g: g.astype(dtype), grads))
         if point.size > LARGEST:
             raise ValueError(f"newton: {point.size} parameters, and a Hessian is made of {LARGEST} at most: use newton_cg")
-        hessian = jax.hessian(lambda vector: value_fn(_as_dtypes(unravel(vector), params)))(point).astype(dtype)
+
+        def loss(vector):
+            return value_fn(jax.tree.map(numerics.cast, unravel(vector), params))
+
+        hessian = jax.hessian(loss)(point).astype(dtype)
         lr, shift = (numerics.value(number, opt_state.count).astype(dtype) for number in (learning_rate, damping))
         direction = -jnp.linalg.solve(hessian + shift * jnp.eye(point.size, dtype=dtype), gradient)
-        return _as_dtypes(unravel(lr * direction), grads), NewtonState(opt_state.count + 1)
+        return jax.tree.map(numerics.cast, unravel(lr * direction), grads), NewtonState(opt_state.count + 1)
 
     return Optimizer(init, update)
 
@@ -68,7 +72,7 @@ def newton_cg(learning_rate=1.0, iterations: int = 100) -> Optimizer:
         dtype = widest(point)
 
         def loss(point):
-            return value_fn(_as_dtypes(point, params)).astype(dtype)
+            return value_fn(jax.tree.map(numerics.cast, point, params)).astype(dtype)
 
         _, product = jax.linearize(jax.grad(loss), point)
         direction = _conjugate_gradients(product, gradient, iterations)
@@ -89,7 +93,7 @@ def newton_cg(learning_rate=1.0, iterations: int = 100) -> Optimizer:
         )
         nowhere = jax.tree.map(jnp.zeros_like, point)
         ahead = where(is_enough(step, reached), along(nowhere, step, direction), nowhere)
-        return _as_dtypes(ahead, grads), NewtonState(opt_state.count + 1)
+        return jax.tree.map(numerics.cast, ahead, grads), NewtonState(opt_state.count + 1)
 
     return Optimizer(init, update)
 
@@ -114,7 +118,3 @@ def _conjugate_gradients(product, gradient, iterations: int):
 
     start = (jnp.int32(0), jax.tree.map(jnp.zeros_like, gradient), gradient, negative(gradient), square, jnp.ones([], bool))
     return jax.lax.while_loop(lambda carry: carry[-1] & (carry[0] < iterations), advance, start)[1]
-
-
-def _as_dtypes(tree, like):
-    return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, like)

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jnn.numbers import wide
+from jnn.optim import numerics
 
 
 def widened(tree):
     """float32 at least."""
-    return jax.tree.map(lambda a: a.astype(wide(a.dtype)), tree)
+    return jax.tree.map(numerics.widened, tree)
 
 
 def widest(tree):
