@@ -1,7 +1,8 @@
-"""The command line: `jnn compare` and `jnn report`."""
+"""The command line: `jnn compare`, `jnn report` and `jnn summary`."""
 
 import argparse
 import importlib
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from jnn.comparison.calibration import calibrate
 from jnn.comparison.entrants import find_factory, source_hash
 from jnn.comparison.errors import CandidateError, InputError, ReportError
 from jnn.comparison.grids import verdict_map
+from jnn.comparison.imports import imported
 from jnn.comparison.plans import make_plan
 from jnn.comparison.protocol import run_plan
 from jnn.comparison.spaces import parse
@@ -179,6 +181,28 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     report.add_argument("--out", type=Path, help="folder for the report (default: the folder itself, if it is one)")
     report.set_defaults(run=_report)
+
+    summary = commands.add_parser(
+        "summary",
+        help="print a model as a table: shapes, parameters, FLOPs of each layer",
+        description="Prints a row for each layer: the shape of its output, its parameters, their bytes, its FLOPs. Nothing is "
+        "computed, so a model of any size will do.",
+        epilog="examples:\n  jnn summary mine.py:model 1,28,28,1\n  jnn summary mine.py:translator 8,128:int32 8,96:int32\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    summary.add_argument(
+        "model",
+        metavar="FILE.py:NAME",
+        help="path/to/file.py:name or package.module:name of a layer, or of a function that "
+        "returns one without being given anything",
+    )
+    summary.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="SHAPE[:DTYPE]",
+        help="of an input, as 1,28,28,1 or 8,128:int32 (default: float32); several are given to the model as a tuple",
+    )
+    summary.set_defaults(run=_summary)
     return parser
 
 
@@ -285,6 +309,36 @@ def _report(options) -> int:
     _print(comparison)
     _say(f"Report: {out / 'report.html'}")
     return 0
+
+
+def _summary(options) -> int:
+    import jnn
+
+    model = imported(options.model, "layer", _is_model)
+    shapes = [_shape(text) for text in options.inputs]
+    try:
+        if not isinstance(model, tuple) and not inspect.signature(model).parameters:
+            model = model()
+        _print(jnn.summary(model, shapes[0] if len(shapes) == 1 else tuple(shapes)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{options.model} with {' '.join(options.inputs)}: {error}") from error
+    return 0
+
+
+def _is_model(found) -> bool:
+    """A layer is a pair of functions; anything else that can be called may return one."""
+    return callable(found) or (isinstance(found, tuple) and len(found) == 2 and all(map(callable, found)))
+
+
+def _shape(text: str):
+    import jax
+    import jax.numpy as jnp
+
+    sizes, _, dtype = text.partition(":")
+    try:
+        return jax.ShapeDtypeStruct([int(size) for size in _names(sizes)], jnp.dtype(dtype or "float32"))
+    except (TypeError, ValueError):
+        raise InputError(f"an input is given as SHAPE or SHAPE:DTYPE, as in 1,28,28,1 or 8,128:int32, got {text!r}") from None
 
 
 def _print(renderable):

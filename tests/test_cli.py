@@ -115,6 +115,58 @@ def test_bad_input_is_one_sentence_and_exit_code_2(here, capsys, arguments, word
     assert [path for path in sorted(here.rglob("*")) if "__pycache__" not in path.parts] == before
 
 
+MODELS = """
+import jax
+import jnn
+
+model = jnn.serial(jnn.conv(8, 3), jax.nn.relu, jnn.flatten(), jnn.dense(10))
+two = jnn.serial(jnn.parallel(jnn.dense(3), jnn.dense(3)), jax.numpy.add)
+table = jnn.embed(100, 4)
+
+
+def made():
+    return model
+
+
+def of_width(width):
+    return jnn.dense(width)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["model", "1,28,28,1"], "(1, 28, 28, 8) 80"),  # 3 * 3 * 8 + 8
+        (["made", "1,28,28,1"], "(1, 28, 28, 8) 80"),
+        (["two", "4,5", "4,6"], "(4, 3), (4, 3) 39"),  # 5 * 3 + 3 and 6 * 3 + 3
+        (["table", "2,7:int32"], "(2, 7, 4) 400"),
+    ],
+)
+def test_a_model_is_printed_as_a_table(here, capsys, arguments, words):
+    (here / "models.py").write_text(MODELS)
+    name, *inputs = arguments
+    assert cli.main(["summary", f"models.py:{name}", *inputs]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["models.py:modle", "1"], "models.py has no layer 'modle', did you mean model"),
+        (["models.py:of_width", "3"], "dense: features must be a whole number"),
+        (["models.py:model", "3,x"], "an input is given as SHAPE or SHAPE:DTYPE, as in 1,28,28,1 or 8,128:int32, got '3,x'"),
+        (["models.py:model", "3:floaty"], "got '3:floaty'"),
+        (["models.py:model", "5"], "models.py:model with 5: conv_0: expected an array (..., height, width, channel)"),
+    ],
+)
+def test_a_model_or_an_input_that_does_not_fit_is_one_sentence(here, capsys, arguments, words):
+    (here / "models.py").write_text(MODELS)
+    assert cli.main(["summary", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("jnn: ") and words in captured.err
+    assert captured.out == ""
+
+
 def test_the_users_own_traceback_comes_with_the_sentence(here, capsys):
     cli.main(["compare", *SMALL, "--candidate", "mine.py:raises"])
     lines = capsys.readouterr().err.splitlines()

@@ -18,7 +18,7 @@ from jnn.comparison.tasks import Task
 from jnn.optim.averages import judges_by_others
 from jnn.optim.updates import call_update, difference
 from jnn.trainings import training
-from jnn.types import Optimizer, is_pair
+from jnn.types import Objective, Optimizer, is_pair
 
 NOT_OPTIMIZERS = {  # what jnn.optim has beside them
     "accumulate",
@@ -142,6 +142,11 @@ def build(entrant: Entrant, task: Task, hyperparameters: Mapping[str, Any]) -> O
     return _scaled(optimizer, schedule)
 
 
+def _middle(entrant: Entrant) -> dict[str, float]:
+    """Hyperparameters to try a step with."""
+    return {name: space.value(0.5) for name, space in entrant.space.items()}
+
+
 def _takes(factory, name: str) -> bool:
     return name in inspect.signature(factory).parameters
 
@@ -161,12 +166,29 @@ def schedule_of(entrant: Entrant, task: Task, batch) -> str:
     parameters than it trains. Such a one keeps averages or accepted points in its state, which scaled updates would miss."""
     if entrant.scheduled:
         return "its own"
-    middle = {name: space.value(0.5) for name, space in entrant.space.items()}
+    middle = _middle(entrant)
 
     def init(key):
         return training(task.objective, build(entrant, task, middle)).init(key, batch).opt_state
 
     return "none" if judges_by_others(jax.eval_shape(init, jax.random.key(0))) else "the task's"
+
+
+def evaluates_within_a_step(entrant: Entrant, task: Task, batch) -> bool:
+    """Whether its update evaluates the loss once more, as line searches and Hessian-vector products do."""
+    middle = _middle(entrant)
+    init, loss = task.objective
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return loss(*arguments, **options)
+
+    train = training(Objective(init, counted), build(entrant, task, middle))
+    jax.eval_shape(
+        lambda: train.step(train.init(jax.random.key(0), batch), jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), batch))
+    )
+    return len(calls) > 1
 
 
 def _scaled(optimizer: Optimizer, schedule: Callable) -> Optimizer:
@@ -191,7 +213,7 @@ def takes_traced(entrant: Entrant, task: Task, batch) -> bool:
 
     Raises InputError for an optimizer that returns no pair, or whose update changes a shape or dtype, CandidateError where
     its own code raises."""
-    middle = {name: space.value(0.5) for name, space in entrant.space.items()}
+    middle = _middle(entrant)
 
     def one_step(hyperparameters):
         train = training(task.objective, build(entrant, task, hyperparameters))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jnn.comparison.entrants import Entrant, enter, schedule_of, takes_traced
+from jnn.comparison.entrants import Entrant, enter, evaluates_within_a_step, schedule_of, takes_traced
 from jnn.comparison.errors import InputError
 from jnn.comparison.suite import find_task
 from jnn.comparison.tasks import Examples, Task, bound, count_pool
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     traced: dict[tuple[str, str], bool]  # (task, optimizer) -> hyperparameters are arguments of the program
     schedules: dict[str, str]  # optimizer -> "its own", "the task's" or "none"
     examples: dict[str, Examples]
-    notes: list[str]  # what was asked for and cannot run
+    notes: list[str]  # what was asked for and cannot run, and what makes steps unequal
 
 
 def make_plan(
@@ -121,6 +121,12 @@ def make_plan(
     on_cpu = jax.default_backend() == "cpu"
     lanes = math.ceil(studies / math.ceil(studies / 64)) if on_cpu else min(studies * max(trials.values()), 1024)
     notes = [f"{name} was left out: {error}" for name, error in missing]
+    first = found[0]._replace(objective=bound(found[0], examples[found[0].name]))
+    notes += [
+        f"{entrant.name} evaluates the loss within its steps: judge it by seconds too, equal steps are not equal work"
+        for entrant in entrants
+        if evaluates_within_a_step(entrant, for_entrant(first, entrant), a_batch(first, examples[first.name]))
+    ]
     targets = max(2, studies // 4)
     return Plan(found, entrants, reference, studies, margin, int(seed), lanes, targets, traced, schedules, examples, notes)
 

@@ -210,3 +210,16 @@ def test_what_is_no_optimizer_is_refused_before_it_runs(factory, words):
     with pytest.raises(InputError) as error:
         entrants.takes_traced(entrants.enter("mine", factory, {"learning_rate": log_uniform(1e-3, 1)}), tiny_task(), _batch())
     assert words in str(error.value)
+
+
+def test_a_plan_notes_who_evaluates_the_loss_within_a_step():
+    optimizers = {
+        "adam": jnn.optim.adam,
+        "lbfgs": jnn.optim.lbfgs,  # its line search goes over the steps
+        "search": optax.lbfgs,  # its line search is inside a step
+        "newton_cg": jnn.optim.newton_cg,
+        "polyak": optax.polyak_sgd,  # takes the value, and evaluates nothing
+    }
+    notes = make_plan(optimizers, [tiny_task()], "adam", {}, 1, 2, 0.01, 0).notes
+    assert [note.split()[0] for note in notes] == ["search", "newton_cg"]
+    assert "equal steps are not equal work" in notes[0]
