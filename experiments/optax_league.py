@@ -24,12 +24,12 @@ from experiments.benchmarks import records
 from jnn.comparison.catalogue import catalogue
 from jnn.comparison.entrants import find_factory
 from jnn.comparison.estimates import estimate, total_seconds
-from jnn.comparison.figures import STYLE
 from jnn.comparison.measures import measures
 from jnn.comparison.plans import make_plan
 from jnn.comparison.protocol import run_plan
 from jnn.comparison.results import Comparison
 from jnn.comparison.suite import DEFAULT_TASKS
+from jnn.plots import style
 
 TASKS = (*DEFAULT_TASKS, "fashion-mlp")
 SIGNS = {"better": "**better**", "worse": "worse", "equivalent": "equivalent", "no difference shown": "not shown"}
@@ -92,10 +92,9 @@ def _percent(value: float) -> str:
 
 def picture(rows: list[dict], tasks: list[str], out: Path):
     """A panel for each task: the difference from Adam with its 95 % interval, in the verdict's colour."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(2.6 * len(tasks) + 2, 0.2 * len(rows) + 1.3))
         panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for axes, task in zip(panels, tasks, strict=True):

@@ -11,22 +11,9 @@ from jnn.comparison.measures import task_scores, times_to_target
 from jnn.comparison.results import Comparison
 from jnn.comparison.rows import percent
 from jnn.comparison.statistics import expected_best
+from jnn.plots import COLORS, style
 
-# Okabe & Ito 2008: distinct for every kind of colour vision; the reference is black
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F4F24", "#6A3D9A")
 DASHES: Any = ("-", ":", "-.", (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 4)))  # with the colors, for all of optax
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,  # outlines that journals take
-}
-
 BLANK: Any = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}  # behind words, so that no line crosses them
 
 
@@ -40,9 +27,7 @@ class Picture(NamedTuple):
 
 def pictures(comparison: Comparison) -> Iterator[tuple[str, str, list[Picture]]]:
     """-> (title, caption, pictures) of each question: over all tasks one for each statistic, else one for each task."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
+    with style():
         yield from _over_tasks(comparison)
         yield from _by_task(comparison)
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from jnn.comparison import statistics
 from jnn.comparison.errors import InputError
-from jnn.comparison.figures import STYLE, Picture, pdf, svg
+from jnn.comparison.figures import Picture, pdf, svg
 from jnn.comparison.files import write, write_csv
 from jnn.comparison.report import template
 from jnn.comparison.results import Comparison, DataFrame, judgement
 from jnn.comparison.rows import percent, signed
+from jnn.plots import style
 
 # blue to vermilion (Okabe & Ito 2008), told apart without colour by their signs
 LOOKS = {
@@ -52,7 +53,6 @@ def map_figure(rows: DataFrame, x: str, y: str | None = None):
     value of the columns x and y, with the verdict as colour and sign and the difference in percent of the reference's loss.
 
     rows: of `map_rows`, or any with its columns. A cell that was not run stays empty."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     for column in filter(None, (x, y)):
@@ -64,7 +64,7 @@ def map_figure(rows: DataFrame, x: str, y: str | None = None):
     tasks = rows.task.nunique()
     across = min(tasks if tasks > 1 else len(panels), 3 if len(columns) < 5 else 2)  # a row for each optimizer, where they fit
     down = -(-len(panels) // across)
-    with matplotlib.rc_context(STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
+    with style({"axes.spines.left": False, "axes.spines.bottom": False}):
         width, height = 0.72 * len(columns) + 1.0, 0.5 * len(lines) + 0.8
         figure = Figure(figsize=(max(across * width, 4.6), down * height + 0.4))
         grid = figure.subplots(down, across, squeeze=False)

@@ -1,0 +1,66 @@
+"""What an experiment leaves behind: a finding in words, its numbers, its pictures."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from experiments.benchmarks import records
+
+
+class Interval(tuple):
+    """mean, low, high: of values over seeds, with the 95 % interval of the mean (Student's t); None twice for one value."""
+
+    @classmethod
+    def of(cls, values) -> "Interval":
+        from scipy import stats
+
+        values = np.asarray(values, float).ravel()
+        mean = values.mean()
+        if len(values) < 2:
+            return cls((float(mean), None, None))
+        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+        return cls((float(mean), float(mean - half), float(mean + half)))
+
+    def __format__(self, form: str) -> str:
+        """As f"{interval:.1f}": "84.3 (84.1 to 84.6)"; f"{interval:.1f %}": "84.3 % (84.1 to 84.6)"; the mean alone where there
+        was one value."""
+        form, space, unit = form.partition(" ")
+        mean, *ends = (format(value, form) for value in self if value is not None)
+        return f"{mean}{space}{unit} ({ends[0]} to {ends[1]})" if ends else f"{mean}{space}{unit}"
+
+
+@contextmanager
+def stage(text: str) -> Iterator[None]:
+    """Says what is being done, and how long it took."""
+    print(f"{text} ...", end="", flush=True, file=sys.stderr)
+    began = time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        print(file=sys.stderr)
+        raise
+    print(f" {time.perf_counter() - began:.1f} s", file=sys.stderr)
+
+
+def picture(out: Path, name: str, figure):
+    """OUT/name.png and OUT/name.svg, of a matplotlib Figure. Call it within `jnn.plots.style()`."""
+    import matplotlib
+
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / f"{name}.png", dpi=150)
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # the same numbers give the same file
+        figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+
+
+def record(options, finding: str, results: Mapping) -> dict:
+    """Writes OUT/results.json with the finding, the numbers, the options and where it was run; prints the finding. Returns
+    the numbers."""
+    asked = {name: value for name, value in vars(options).items() if name != "out"}
+    results = dict(results)
+    print(f"\n{finding}\n")
+    records.write(options.out, "results", {"finding": finding, "options": asked, **results})
+    return results

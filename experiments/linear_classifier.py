@@ -1,0 +1,122 @@
+"""What does a linear classifier see, and does it matter whether its loss is softmax or hinge?
+
+python -m experiments.linear_classifier [--quick] [--seed 0] [--out runs/linear_classifier]
+
+One matrix from the pixels of Fashion-MNIST to ten classes, by softmax cross-entropy and by the multi-class hinge (Weston &
+Watkins 1999), the learning rate of each chosen on 6,000 examples held out, tested once on the test part,
+over five seeds. Before training, weights of zero give log(classes) and classes - 1. The rows of the trained matrix are ten
+templates. The same matrix with sigmoids tells five attributes of which an article may have several.
+
+Expected: softmax 84.4 % (84.3 to 84.5), hinge within a percent of it. Five minutes on 2 cores, --quick under a minute.
+"""
+
+import math
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import jnn
+from experiments import commands
+from experiments.findings import Interval, picture, record, stage
+
+CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+ATTRIBUTES = {
+    "worn on the feet": ("sandal", "sneaker", "boot"),
+    "worn above the waist": ("T-shirt", "pullover", "dress", "coat", "shirt"),
+    "long sleeves": ("pullover", "coat", "shirt"),
+    "worn below the waist": ("trousers", "dress"),
+    "opens in front": ("coat", "shirt"),
+}
+LOSSES = {"softmax": jnn.losses.softmax_cross_entropy, "hinge": jnn.losses.hinge}
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def classifier(loss, outputs: int = 10, metric=jnn.metrics.accuracy, **options):
+    """An Objective: pixels in [0, 255] -> outputs, one matrix and one vector."""
+    model = jnn.serial(lambda x: x.astype(jnp.float32) / 255, jnn.flatten(), jnn.dense(outputs, **options))
+    return jnn.supervised(model, loss, metrics={"accuracy": metric})
+
+
+def attributes(labels) -> np.ndarray:
+    """(n,) classes -> (n, 5) float32, 1 where the article has the attribute."""
+    has = [[name in names for names in ATTRIBUTES.values()] for name in CLASSES]
+    return np.array(has, np.float32)[labels]
+
+
+def trained(objective, train, validation, rates, steps: int, seeds: int, seed: int):
+    """-> params of each seed, leading axis (seeds,), with the learning rate of the best mean accuracy on validation."""
+
+    def run(rate, key, data):
+        training = jnn.training(objective, jnn.optim.adam(jnn.schedules.cosine(rate, steps)))
+        fitted = jnn.fit(training, data["train"], key=key, steps=steps, batch_size=128)
+        params = fitted.train_state.params
+        scores = jnn.evaluate(objective, params, {}, data["validation"], batch_size=1000)
+        return params, scores["accuracy"]
+
+    data = {"train": train, "validation": validation}
+    params, accuracy = jnn.sweep(run, jnp.array(rates), seeds=seeds, seed=seed, data=data)
+    best = int(accuracy.mean(axis=1).argmax())
+    return jax.tree.map(lambda a: a[best], params), rates[best]
+
+
+def tested(objective, params, test) -> np.ndarray:
+    """Accuracy in percent, (seeds,)."""
+    score = jax.vmap(lambda p: jnn.evaluate(objective, p, {}, test, batch_size=1000)["accuracy"])
+    return 100 * np.asarray(score(params))
+
+
+def templates(out, params_by_loss):
+    """The columns of the matrix as pictures, of the first seed."""
+    with jnn.plots.style():
+        figure = Figure(figsize=(9, 2.4))
+        grid = figure.subplots(len(params_by_loss), 10)
+        for row, (name, params) in zip(grid, params_by_loss.items(), strict=True):
+            weights = np.asarray(params["dense_2"]["w"][0])
+            for axes, template, title in zip(row, weights.T, CLASSES, strict=True):
+                jnn.plots.image(axes, template.reshape(28, 28), title=title if name == "softmax" else "", symmetric=True)
+            row[0].set_ylabel(name)
+        figure.suptitle("Weights of each class: red adds to its score, blue takes away", fontsize=9)
+        picture(out, "templates", figure)
+
+
+def main(arguments=None):
+    options = commands.parser(__doc__, "linear_classifier", quick="2 seeds, 300 steps").parse_args(arguments)
+    seeds, steps = (2, 300) if options.quick else (5, 6000)
+    (images, labels), test = jnn.data.fashion_mnist()
+    train, validation = (images[6000:], labels[6000:]), (images[:6000], labels[:6000])
+    rates = RATES[2:] if options.quick else RATES
+    results, found = {}, {}
+    for name, loss in LOSSES.items():
+        zero = classifier(loss, w_init=jnn.initializers.zeros)
+        at_zero = jnn.evaluate(zero, zero.init(jax.random.key(0), train)[0], {}, validation, batch_size=1000)["loss"]
+        with stage(f"{name}: {len(rates)} learning rates, {seeds} seeds, {steps} steps"):
+            params, rate = trained(classifier(loss), train, validation, rates, steps, seeds, options.seed)
+        accuracy = tested(classifier(loss), params, test)
+        found[name] = params
+        results[name] = {"test_accuracy": accuracy.tolist(), "learning_rate": rate, "loss_at_zero": float(at_zero)}
+    several = classifier(
+        jnn.losses.sigmoid_cross_entropy, len(ATTRIBUTES), lambda z, y: jnp.mean((z > 0) == (y > 0.5), axis=-1)
+    )
+    with stage("five attributes by sigmoids"):
+        parts = [(images, attributes(labels)) for images, labels in (train, validation, test)]
+        params, _ = trained(several, parts[0], parts[1], rates[-1:], steps, seeds, options.seed)
+    results["attributes"] = {"test_accuracy": tested(several, params, parts[2]).tolist(), "names": list(ATTRIBUTES)}
+    results["attributes"]["always_no"] = 100 * float(1 - parts[2][1].mean())
+    templates(options.out, found)
+
+    softmax, hinge, several = (Interval.of(results[name]["test_accuracy"]) for name in ("softmax", "hinge", "attributes"))
+    zero = {name: results[name]["loss_at_zero"] for name in LOSSES}
+    finding = (
+        f"A linear classifier gets {softmax:.1f %} of Fashion-MNIST's test pictures right by softmax and {hinge:.1f %} by the "
+        f"hinge (mean and 95 % interval over {seeds} seeds). With weights of zero the losses are {zero['softmax']:.4f} (log 10 "
+        f"is {math.log(10):.4f}) and {zero['hinge']:.4f} (10 - 1). Five attributes of which several may hold are told by "
+        f"sigmoids, {several:.1f %} right; saying no to all would get {results['attributes']['always_no']:.1f} %."
+    )
+    return record(options, finding, results)
+
+
+if __name__ == "__main__":
+    sys.exit(commands.exit_code(main))
