@@ -27,6 +27,7 @@ from jnn.comparison.spaces import log_uniform
 from jnn.comparison.suite import DEFAULT_TASKS
 from jnn.populations import workers
 
+TASKS = (*DEFAULT_TASKS, "fashion-mlp")
 RATES = np.logspace(-6, 2, 25)
 
 
@@ -49,15 +50,18 @@ def best_rates(name: str, tasks, seed: int, advance) -> dict[str, float]:
     return found
 
 
-def centre(rates) -> float:
-    """The geometric mean, to half a decade."""
-    return 10 ** (round(2 * float(np.mean(np.log10(list(rates))))) / 2)
+def space(rates) -> tuple[float, float]:
+    """Three decades around the geometric mean, their lower end the nearest of 1, 2 and 5 times a power of ten."""
+    low = float(np.mean(np.log10(list(rates)))) - 1.5
+    ends = [digit * 10.0**power for power in range(-12, 9) for digit in (1, 2, 5)]
+    nearest = min(ends, key=lambda end: abs(math.log10(end) - low))
+    return nearest, 1000 * nearest
 
 
 def main(arguments=None):
     parser = commands.parser(__doc__, "learning_rates", quick="adam, sgd and lion on digits-linear")
     parser.add_argument("--optimizers", help="with commas (default: all)")
-    parser.add_argument("--tasks", default=",".join(DEFAULT_TASKS))
+    parser.add_argument("--tasks", default=",".join(TASKS))
     options = parser.parse_args(arguments)
     if options.quick:
         options.optimizers, options.tasks = "adam,sgd,optax:lion", "digits-linear"
@@ -74,10 +78,10 @@ def main(arguments=None):
 
         pool = stack.enter_context(ThreadPoolExecutor(workers()))
         for name, best in pool.map(best_of, names):
-            middle = centre(best.values())
-            found[name] = {"best": best, "centre": middle, "space": [middle / 10**1.5, middle * 10**1.5]}
+            low, high = space(best.values())
+            found[name] = {"best": best, "space": [low, high]}
             rates = ", ".join(f"{rate:.2g}" for rate in best.values())
-            print(f"{name}: {rates} -> centre 1e{math.log10(middle):g}", flush=True)
+            print(f"{name}: {rates} -> {low:g} to {high:g}", flush=True)
             records.write(options.out, "results", {"tasks": tasks, "optimizers": found})
     return found
 
