@@ -81,8 +81,20 @@ def test_the_league_ranks_and_resumes(tmp_path, capsys):
 def test_the_best_learning_rate_is_found_where_it_lies(tmp_path):
     found = learning_rates.main(["--optimizers", "sgd", "--tasks", "digits-linear", "--out", str(tmp_path)])
     assert 0.1 < found["sgd"]["best"]["digits-linear"] < 100
-    assert learning_rates.centre([1e-3, 1e-1]) == pytest.approx(1e-2)
-    assert learning_rates.centre([0.05]) == pytest.approx(10**-1.5)
+    assert learning_rates.space([1e-3, 1e-1]) == pytest.approx((5e-4, 0.5))  # 1e-2 / 10 ** 1.5 is 3.2e-4
+    assert learning_rates.space([0.05]) == pytest.approx((2e-3, 2))  # 0.05 / 10 ** 1.5 is 1.6e-3
+
+
+def test_the_pilot_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    arguments = ["--optimizers", "sgd", "--out", str(tmp_path)]
+    first = learning_rates.main([*arguments, "--tasks", "digits-linear"])
+    asked = []
+    monkeypatch.setattr(learning_rates, "best_rates", lambda name, tasks, *_: asked.append(tasks) or dict.fromkeys(tasks, 0.5))
+    found = learning_rates.main([*arguments, "--tasks", "digits-linear,digits-mlp"])
+    assert asked == [["digits-mlp"]]
+    assert found["sgd"]["best"] == first["sgd"]["best"] | {"digits-mlp": 0.5}
+    learning_rates.main([*arguments, "--tasks", "digits-linear", "--seed", "1"])  # of another seed nothing is kept
+    assert asked[1:] == [["digits-linear"]]
 
 
 @pytest.mark.parametrize(
