@@ -81,7 +81,7 @@ def test_the_league_ranks_and_resumes(tmp_path, capsys):
 def test_the_best_learning_rate_is_found_where_it_lies(tmp_path):
     found = learning_rates.main(["--optimizers", "sgd", "--tasks", "digits-linear", "--out", str(tmp_path)])
     assert 0.1 < found["sgd"]["best"]["digits-linear"] < 100
-    assert learning_rates.space([1e-3, 1e-1]) == pytest.approx((5e-4, 0.5))  # 1e-2 / 10 ** 1.5 is 3.2e-4
+    assert learning_rates.space([4e-3, 1e-1]) == pytest.approx((5e-4, 0.5))  # 2e-2 / 10 ** 1.5 is 6.3e-4
     assert learning_rates.space([0.05]) == pytest.approx((2e-3, 2))  # 0.05 / 10 ** 1.5 is 1.6e-3
 
 
