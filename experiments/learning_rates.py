@@ -54,7 +54,7 @@ def best_rates(name: str, tasks, seed: int, advance) -> dict[str, float]:
 def space(rates) -> tuple[float, float]:
     """Three decades around the geometric mean, their lower end the nearest of 1, 2 and 5 times a power of ten."""
     low = float(np.mean(np.log10(list(rates)))) - 1.5
-    ends = [digit * 10.0**power for power in range(-12, 9) for digit in (1, 2, 5)]
+    ends = [float(f"{digit}e{power}") for power in range(-12, 9) for digit in (1, 2, 5)]
     nearest = min(ends, key=lambda end: abs(math.log10(end) - low))
     return nearest, 1000 * nearest
 

@@ -62,10 +62,12 @@ def test_noise_of_half_the_gradient_flips_a_fortieth_of_its_signs():
     assert 0.01 < (steps > 0).mean() < 0.04  # normal beyond two deviations on one side: 2.3 %
 
 
-def test_the_league_ranks_and_resumes(tmp_path, capsys):
+def test_the_league_ranks_and_resumes(tmp_path, capsys, monkeypatch):
+    optimizers, left_out = optax_league.contestants()
+    monkeypatch.setattr(optax_league, "contestants", lambda: (dict(list(optimizers.items())[:4]), left_out))
     rows = optax_league.main(["--quick", "--out", str(tmp_path)])
     assert [row["mean_difference"] for row in rows] == sorted(row["mean_difference"] for row in rows)
-    assert len(rows) == 5
+    assert len(rows) == 3
     table = (tmp_path / "league.md").read_text()
     assert all(f"`{row['optimizer']}`" in table for row in rows)
     assert (tmp_path / "league.png").stat().st_size > 10_000
