@@ -8,6 +8,8 @@ import numpy as np
 
 import jnn
 
+EVERY = 10  # steps between two looks at the loss
+
 
 def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """train (1297), validation (250), test (250): vectors of 64 pixels less their mean over their deviation, of all pixels
@@ -43,3 +45,57 @@ def layer_norms(grads):
     """-> (depth,): the norm of each layer's gradient, all its parameters together."""
     squares = [jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads["hidden"])]
     return jnp.sqrt(jnp.sum(jnp.stack(squares), axis=0))
+
+
+def trainer(objective, steps: int, batch_size: int | None = 64):
+    """A function for `sweep` of {"rate", "run"}: momentum's loss on data["probe"] every tenth step, and the parameters at the
+    end. run: an integer, the seed."""
+
+    def train(hparams, key, data):
+        training = jnn.training(objective, jnn.optim.momentum(hparams["rate"]))
+        key = jax.random.fold_in(key, hparams["run"])
+        options = {"batch_size": batch_size, "eval_data": data["probe"], "eval_every": EVERY}
+        fitted = jnn.fit(training, data["train"], key=key, steps=steps, **options)
+        return fitted.history["eval"]["loss"], fitted.train_state.params
+
+    return train
+
+
+def steps_to(losses, target: float) -> np.ndarray:
+    """(..., evaluations) -> (...): the step of the first loss at or below target; infinite where there is none."""
+    reached = np.asarray(losses) <= target
+    return np.where(reached.any(axis=-1), EVERY * (reached.argmax(axis=-1) + 1.0), np.inf)
+
+
+def at_best_rate(train, data, rates, seed: int, score):
+    """The learning rate of the least mean score of two runs, and the results of as many new runs with it as that search had:
+    the same program twice."""
+    runs = 2 * len(rates)
+
+    def swept(rate, run):
+        hparams = {"rate": jnp.asarray(rate, jnp.float32), "run": jnp.asarray(run)}
+        return jax.tree.map(lambda a: np.asarray(a[:, 0]), jnn.sweep(train, hparams, seeds=1, seed=seed, data=data))
+
+    losses, _ = swept(np.repeat(rates, 2), np.tile([0, 1], len(rates)))
+    best = rates[int(score(losses).reshape(-1, 2).mean(axis=1).argmin())]
+    return float(best), *swept(np.full(runs, best), 2 + np.arange(runs))
+
+
+def rest_of_affine(x, y) -> np.ndarray:
+    """y less its best approximation by an affine map of x, by least squares."""
+    inputs, outputs = np.column_stack([x, np.ones(len(x))]).astype(float), np.asarray(y, float)
+    return outputs - inputs @ np.linalg.lstsq(inputs, outputs, rcond=None)[0]
+
+
+def beyond_affine(x, y, least: float = 1e-3) -> int:
+    """The rank of what the best affine map of x leaves of y: 0 where y is one. least: the share of y's size that counts."""
+    return int(np.linalg.matrix_rank(rest_of_affine(x, y), tol=least * np.linalg.norm(y)))
+
+
+def one_sign(w):
+    """w (gradients, layers, ..., in, features) -> the share of units behind a hidden layer whose weights' gradients all have
+    one sign. Zeros fit either sign; a unit without any gradient does not count."""
+    w = w[:, 1:]
+    has_any = jnp.any(w != 0, axis=-2)
+    is_one = (jnp.all(w >= 0, axis=-2) | jnp.all(w <= 0, axis=-2)) & has_any
+    return jnp.sum(is_one) / jnp.maximum(jnp.sum(has_any), 1)
