@@ -62,11 +62,15 @@ def seen(block, params, x, y, limits) -> dict:
     gradient = jax.grad(lambda params, batch: objective.loss(params, {}, batch)[0])
     by_example = jax.vmap(gradient, (None, 0))(params, (x[:BATCH], y[:BATCH]))
     by_batch = jax.tree.map(lambda a: a[None], gradient(params, (x[:BATCH], y[:BATCH])))
+    weights = [
+        next(leaf for path, leaf in jnn.tree.flatten(grads["hidden"]).items() if path.endswith("w"))
+        for grads in (by_example, by_batch)
+    ]
     return {
         "gradient": towers.layer_norms(gradient(params, (x, y))),
         "dead": jnp.mean(jnp.all(outputs == 0, axis=1), axis=-1),
         "saturated": jnp.mean((outputs < limits[0]) | (outputs > limits[1]), axis=(1, 2)),
-        "one_sign": [towers.one_sign(jax.tree.leaves(g["hidden"])[-1]) for g in (by_example, by_batch)],
+        "one_sign": [towers.one_sign(w) for w in weights],
     }
 
 
@@ -190,7 +194,7 @@ def main(arguments=None):
         start = jax.jit(jax.vmap(lambda key, model=model: model.init(key, x)[0]))(keys)
         limits = jnp.array(SATURATED.get(name, (-np.inf, np.inf)))
         before[name], after[name] = (jax.tree.map(np.asarray, look(params, x, y, limits)) for params in (start, params))
-    linear = affine(data, depths[::2], RATES[4::2], 2 * steps, options.seed)
+    linear = affine(data, depths[:4:2], RATES[4::2], 2 * steps, options.seed)
     gradients(options.out, before, after)
     speed(options.out, times, depths, steps)
     results = {

@@ -4,9 +4,9 @@ python -m experiments.batch_norm [--quick] [--seed 0] [--out runs/batch_norm]
 
 Five hidden layers of 64 units with relu on 10,000 pictures of Fashion-MNIST, plain gradient descent in batches of 64 for 400
 steps, without and with batch norm before the activation (Ioffe & Szegedy 2015): nine learning rates, seven factors on the
-weights of kaiming's initialization, three seeds, all in one program each. What is shown is the accuracy on 5,000
-other pictures; the best cell of each is tested once on the test part. Why it should be so: a layer under batch norm gives the
-same whatever the scale of its weights, and the gradient shrinks as they grow (section 3.3 of the paper).
+weights of kaiming's initialization, three seeds, all in one program each. Shown is the accuracy on 5,000 other pictures, 0
+where a run diverged; the best cell of each is tested once on the test part. Why batch norm should do so: a layer under it gives
+the same whatever the scale of its weights, and the gradient shrinks as they grow (section 3.3 of the paper).
 
 Expected: (to be recorded)
 About 5 minutes on 2 cores, --quick under a minute.

@@ -105,7 +105,7 @@ def depths_picture(out, depths, found):
         figure = Figure(figsize=(9, 3.2))
         for axes, (title, accuracy) in zip(figure.subplots(1, 2, sharey=True), found.items(), strict=True):
             for color, name, values in zip(jnn.plots.COLORS, VARIANCES, np.moveaxis(accuracy, 0, -1), strict=False):
-                jnn.plots.band(axes, depths, values.T, label=name, color=color, marker="o", markersize=3)
+                jnn.plots.band(axes, depths, values, label=name, color=color, marker="o", markersize=3)
             axes.set(xscale="log", xlabel="hidden layers", title=f"relu, {title} batch norm", ylim=(0, 103))
             axes.set_xticks(depths, depths)
             axes.minorticks_off()

@@ -43,8 +43,10 @@ def layer_outputs(block, params, x):
 
 def layer_norms(grads):
     """-> (depth,): the norm of each layer's gradient, all its parameters together."""
-    squares = [jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads["hidden"])]
-    return jnp.sqrt(jnp.sum(jnp.stack(squares), axis=0))
+    flat = jnp.concatenate([jnp.reshape(g, (len(g), -1)) for g in jax.tree.leaves(grads["hidden"])], axis=1)
+    most = jnp.max(jnp.abs(flat), axis=1, keepdims=True)  # squares of what many sigmoids leave would be 0
+    most = jnp.where(most == 0, jnp.ones_like(most), most)
+    return most[:, 0] * jnp.sqrt(jnp.sum(jnp.square(flat / most), axis=1))
 
 
 def trainer(objective, steps: int, batch_size: int | None = 64):

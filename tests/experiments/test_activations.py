@@ -47,6 +47,8 @@ def test_layer_outputs_and_norms_are_those_of_each_layer(key):
     flat = jnn.tree.flatten(params["hidden"])
     expected = [np.sqrt(sum(float(np.sum(np.square(leaf[i]))) for leaf in flat.values())) for i in range(3)]
     np.testing.assert_allclose(towers.layer_norms(params), expected, rtol=1e-5)
+    tiny = jax.tree.map(lambda a: 1e-25 * a, params)  # whose squares float32 does not hold
+    np.testing.assert_allclose(towers.layer_norms(tiny), 1e-25 * np.array(expected), rtol=1e-5)
 
 
 def test_steps_to_a_loss():
