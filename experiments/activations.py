@@ -184,7 +184,8 @@ def main(arguments=None):
         return np.where(np.isfinite(reached), reached, steps * (1 + last))
 
     for name in names:
-        look = jax.jit(jax.vmap(partial(seen, BLOCKS[name]), (0, None, None, None)))
+        limits = jnp.array(SATURATED.get(name, (-np.inf, np.inf)))
+        look = jax.jit(partial(jax.lax.map, partial(seen, BLOCKS[name], x=x, y=y, limits=limits)))
         for depth in depths:
             model = towers.tower(BLOCKS[name], depth)
             with stage(f"{name}, {depth} layers: {len(rates)} learning rates, {steps} steps"):
@@ -192,8 +193,7 @@ def main(arguments=None):
                 chosen[f"{name} {depth}"], losses, params = towers.at_best_rate(train, data, rates, options.seed, score)
             times[name].append(towers.steps_to(losses, TARGET))
         start = jax.jit(jax.vmap(lambda key, model=model: model.init(key, x)[0]))(keys)
-        limits = jnp.array(SATURATED.get(name, (-np.inf, np.inf)))
-        before[name], after[name] = (jax.tree.map(np.asarray, look(params, x, y, limits)) for params in (start, params))
+        before[name], after[name] = (jax.tree.map(np.asarray, look(params)) for params in (start, params))
     linear = affine(data, depths[:4:2], RATES[4::2], 2 * steps, options.seed)
     gradients(options.out, before, after)
     speed(options.out, times, depths, steps)

@@ -52,7 +52,7 @@ def main(arguments=None):
     parser.add_argument("--tasks", default=",".join(TASKS), help="with commas (default: %(default)s)")
     parser.add_argument("--size", choices=("quick", "full"), default="quick", help="of the tasks (default: %(default)s)")
     options = parser.parse_args(arguments)
-    tasks, trials, studies, rates, names, frames = options.tasks.split(","), 8, 32, RATES, list(OPTIMIZERS), 60
+    tasks, trials, studies, rates, names, frames = options.tasks.split(","), 8, 32, RATES, list(OPTIMIZERS), 40
     if options.quick:
         tasks, trials, studies, rates, names, frames = ["digits-linear"], 2, 4, RATES[::4], ["sgd", "momentum", "adam"], 10
     optimizers = {name: OPTIMIZERS[name] for name in names}

@@ -112,7 +112,7 @@ def animation(out, found, frames: int):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    pictures, shown = [], np.unique(np.geomspace(1, STEPS, frames).astype(int)) - 1
+    pictures, shown = [], np.unique(np.rint(np.geomspace(1, STEPS, frames)).astype(int)) - 1
     with jnn.plots.style({"figure.constrained_layout.use": False}):
         figure = Figure(figsize=(8, 3), dpi=100)
         canvas = FigureCanvasAgg(figure)
