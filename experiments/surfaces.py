@@ -27,7 +27,7 @@ def saddle(x, y):
 
 # surface -> height, start, the least height, where that is, the window of the picture
 SURFACES = {
-    "quadratic": (quadratic, (-2.5, 2.0), 0.0, [(0, 0)], (-3, 3, -3, 3)),
+    "quadratic": (quadratic, (-2.5, 2.0), 0.0, [(0, 0)], (-3.5, 3.5, -3, 4)),
     "rosenbrock": (rosenbrock, (-1.2, 1.0), 0.0, [(1, 1)], (-1.8, 1.8, -0.8, 2.2)),
     "saddle": (saddle, (-1.5, 0.01), -0.25, [(0, 1), (0, -1)], (-1.8, 1.8, -1.6, 1.6)),
 }
@@ -130,6 +130,6 @@ def animation(out, found, frames: int):
             counter.set_text(f"step {step}")
             canvas.draw()
             frame = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-            pictures.append(frame.quantize(32, dither=Image.Dither.NONE))
+            pictures.append(frame.quantize(64, dither=Image.Dither.NONE))
     durations = [80] * (len(pictures) - 1) + [2000]  # milliseconds
     pictures[0].save(out / "paths.gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True)
