@@ -2,8 +2,8 @@
 
 python -m experiments.regularization [--quick] [--seed 0] [--out runs/regularization]
 
-A network 784-128-10 with relu on 500 pictures of Fashion-MNIST, drawn anew for each of eight seeds, 800 steps of Adam in
-batches of 50: l1 (Tibshirani 1996), l2, elastic net (Zou & Hastie 2005), max-norm and dropout (Srivastava et al. 2014), noise
+A network 784-128-10 with relu on 500 pictures of Fashion-MNIST, drawn anew for each of eight seeds, 800 steps of Adam at
+0.003, decaying as a cosine, in batches of 50: l1 (Tibshirani 1996), l2, elastic net (Zou & Hastie 2005), max-norm and dropout (Srivastava et al. 2014), noise
 on the pixels (Bishop 1995), early stopping (Prechelt 1998). Strengths are numbers, so that every strength of every method is a
 trial of one program; each method's strength is that of the least mean loss on 5,000 validation pictures, tested once on the
 test part. Early stopping trains until the least loss, in the history of a whole run, on 1,000 of these. Sparsity is the share
@@ -31,7 +31,7 @@ METHODS = {
     "l1": [{"l1": s} for s in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)],
     "l2": [{"l2": s} for s in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)],
     "elastic net": [{"l1": one, "l2": two} for one in (1e-5, 3e-5, 1e-4) for two in (3e-4, 3e-3)],
-    "max-norm": [{"limit": s} for s in (0.25, 0.5, 1.0, 2.0, 4.0)],
+    "max-norm": [{"limit": s} for s in (0.25, 0.5, 1.0, 1.5, 2.0)],
     "dropout": [{"rate": s} for s in (0.1, 0.25, 0.5, 0.75)],
     "noise": [{"noise": s} for s in (0.1, 0.2, 0.4, 0.8)],
 }
@@ -67,7 +67,7 @@ def run(hparams, key, examples, steps: int, stop=None, **options):
         metrics={"accuracy": jnn.metrics.accuracy},
         augment=lambda key, x: x.astype(jnp.float32) + 255 * hparams["noise"] * jax.random.normal(key, x.shape),
     )
-    decay = jnn.schedules.cosine(1e-3, steps)
+    decay = jnn.schedules.cosine(3e-3, steps)
     rate = decay if stop is None else lambda count: jnp.where(count < stop, decay(count), jnp.zeros_like(decay(count)))
     optimizer = jnn.optim.chain(jnn.optim.adam(rate), jnn.optim.max_norm(hparams["limit"]))
     return jnn.fit(jnn.training(objective, optimizer), examples, key=key, steps=steps, batch_size=50, **options)
@@ -159,14 +159,14 @@ def accuracies(out, found):
         left.invert_yaxis()
         left.set_xlabel("accuracy, %")
         right.set_xlabel("loss (cross-entropy)")
-        right.legend()
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         picture(out, "gap", figure)
 
 
 def main(arguments=None):
     options = commands.parser(__doc__, "regularization", quick="one strength each, 2 seeds, 100 steps").parse_args(arguments)
     steps, seeds = (100, 2) if options.quick else (800, 8)
-    methods = {name: settings[-2:-1] or settings for name, settings in METHODS.items()} if options.quick else METHODS
+    methods = {name: settings[2:3] or settings for name, settings in METHODS.items()} if options.quick else METHODS
     (images, labels), test = jnn.data.fashion_mnist()
     parts = {"pool": slice(None, -5000), "validation": slice(-5000, None), "watched": slice(-1000, None)}
     data = {name: (images[part], labels[part]) for name, part in parts.items()}
