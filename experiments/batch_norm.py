@@ -8,8 +8,8 @@ weights of kaiming's initialization, three seeds, all in one program each. Shown
 where a run diverged; the best cell of each is tested once on the test part. Why batch norm should do so: a layer under it gives
 the same whatever the scale of its weights, and the gradient shrinks as they grow (section 3.3 of the paper).
 
-Expected: (to be recorded)
-About 5 minutes on 2 cores, --quick under a minute.
+Expected: without it no more than one or two scales learn at all, with it most do, at learning rates ten times as high. (to be
+recorded) About 5 minutes on 2 cores, --quick under a minute.
 """
 
 import sys

@@ -9,8 +9,8 @@ and E[tanh(sqrt(n_in var(w) q) z)^2] for tanh, z normal, for wide layers (Poole 
 layers of 64 units with relu are trained for 300 steps of momentum on 1,297 digits, without and with batch norm before the
 activation (Ioffe & Szegedy 2015), and judged by their training accuracy, each at the learning rate that is best on validation.
 
-Expected: measured over predicted between 0.9 and 1.1 in every layer; (to be recorded)
-About 5 minutes on 2 cores, --quick under a minute.
+Expected: measured over predicted between 0.9 and 1.1 in every layer. Behind 16 layers of relu 5e-31 (small), 2e11 (large),
+1e-5 (xavier), 1 (kaiming). Trainable depth: (to be recorded) About 6 minutes on 2 cores, --quick under a minute.
 """
 
 import sys
