@@ -194,7 +194,7 @@ def main(arguments=None):
             times[name].append(towers.steps_to(losses, TARGET))
         start = jax.jit(jax.vmap(lambda key, model=model: model.init(key, x)[0]))(keys)
         before[name], after[name] = (jax.tree.map(np.asarray, look(params)) for params in (start, params))
-    linear = affine(data, depths[:4:2], RATES[4::2], 2 * steps, options.seed)
+    linear = affine(data, depths[:4:2], RATES[3:6], steps if options.quick else 2 * steps, options.seed)
     gradients(options.out, before, after)
     speed(options.out, times, depths, steps)
     results = {
