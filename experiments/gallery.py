@@ -21,6 +21,11 @@ RESULTS = HERE / "results"
 # experiment -> the picture that stands for it, in the order of a course
 PICTURES = {
     "linear_classifier": "templates",
+    "activations": "gradients",
+    "initialization": "variances",
+    "batch_norm": "heatmaps",
+    "regularization": "gap",
+    "optimizers": "paths",
 }
 TOP = """# Experiments
 

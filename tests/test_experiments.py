@@ -71,6 +71,7 @@ def test_the_league_ranks_and_resumes(tmp_path, capsys, monkeypatch):
     table = (tmp_path / "league.md").read_text()
     assert all(f"`{row['optimizer']}`" in table for row in rows)
     assert (tmp_path / "league.png").stat().st_size > 10_000
+    assert table.startswith("Of 3 optimizers the most successful were better than Adam on ")
     content = recorded(tmp_path)["results"]
     assert "optax.contrib:sophia" in content["left_out"]
     kept = (tmp_path / "digits-linear" / "results.json").read_text()
