@@ -199,7 +199,8 @@ def main(arguments=None):
         f"over {count} seeds), at most {max(most):.2f} of them, digits included, {pairs} of whose 45 pairs are separable; on "
         f"unit vectors {exact:.3f}. On XOR it made {int(mistakes)} mistakes in {int(passes)} passes, when it was stopped. "
         f"Thresholds in two layers compute it, but the gradient of their weights is {slope:.0f}. Of networks trained by "
-        f"Adam, with other units, so many get XOR right: {'; '.join(said(width) for width in widths if width in (1, 2, 16))} ({seeds} "
+        f"Adam, with other units, so many get XOR right: "
+        f"{'; '.join(said(width) for width in widths if width in (1, 2, 16))} ({seeds} "
         "seeds, exact 95 % intervals)."
     )
     results = {
