@@ -5,8 +5,8 @@ python -m experiments.gradient_check [--quick] [--seed 0] [--out runs/gradient_c
 One network with every layer of jnn that has a derivative, in float64: the gradient of each parameter array along a random
 direction against the centred difference; then again with one function in its midst whose derivative is one percent off.
 The error of forward and centred differences against the step h, of the loss of a tanh network on digits along a random
-direction, in float32 and float64: truncation h |f''| / 2 and h^2 |f'''| / 6, from exact derivatives, meets rounding, eps |f| / h, at
-the step where the sum is least (Press et al. 2007, section 5.7). Last, examples that are worked by hand in courses (the
+direction, in float32 and float64. Truncation, h |f''| / 2 and h^2 |f'''| / 6, from derivatives, meets rounding, eps |f| / h,
+at the step where the sum is least (Press et al. 2007, section 5.7). Last, examples that are worked by hand in courses (the
 first three in Li, Karpathy & Johnson's CS231n, 2016, lecture 4), by `jnn.check_gradients` and against their closed forms.
 
 Expected: every array within 1e-6; slopes near 1, 2 and -1; centred differences are best near a step of 2e-6 in float64 and
@@ -252,17 +252,17 @@ def main(arguments=None):
         middle = best[f"{name} float64"]["predicted"]
         windows = {"truncation": (10 * middle, 1e-2), "rounding": (1e-14, middle / 10)}
         for kind, (low, high) in windows.items():
-            slopes[f"{name} {kind}"] = Interval.of(exponent(errors["float64"][order - 1], (STEPS >= low) & (STEPS <= high)))
+            slopes[f"{name} {kind}"] = Interval.of(exponent(errors["float64"][order - 1], (low <= STEPS) & (high >= STEPS)))
     least = {name: f"{of['measured']:.0e} (predicted {of['predicted']:.0e})" for name, of in best.items()}
     finding = (
-        f"In a network of {len(by_layer(right))} layers with parameters, all {len(right)} arrays agree with centred differences "
-        f"to {max(right.values()):.0e}; with one derivative 1 % off, the {len(found)} arrays that it lies before do not, by "
-        f"{np.median([wrong[path] for path in found]):.1%}. In float64 the error of forward differences goes as h to the power of "
-        f"{slopes['forward truncation']:.2f} for large steps and {slopes['forward rounding']:.2f} for small ones, that of centred "
-        f"ones {slopes['centred truncation']:.2f} and {slopes['centred rounding']:.2f} (mean and 95 % interval over {seeds} "
-        f"seeds). The best step is, forward, {least['forward float32']} in float32 and {least['forward float64']} in float64, "
-        f"centred, {least['centred float32']} and {least['centred float64']}. Worked examples differ from their closed forms by "
-        f"at most {max(of['closed_form'] for of in examples.values()):.0e}."
+        f"In a network of {len(by_layer(right))} layers with parameters, all {len(right)} arrays agree with centred "
+        f"differences to {max(right.values()):.0e}; with one derivative 1 % off, the {len(found)} arrays that it lies before "
+        f"do not, by {np.median([wrong[path] for path in found]):.1%}. In float64 the error of forward differences goes as h "
+        f"to the power of {slopes['forward truncation']:.2f} for large steps and {slopes['forward rounding']:.2f} for small "
+        f"ones, that of centred ones {slopes['centred truncation']:.2f} and {slopes['centred rounding']:.2f} (mean and 95 % "
+        f"interval over {seeds} seeds). The best step is, forward, {least['forward float32']} in float32 and "
+        f"{least['forward float64']} in float64, centred, {least['centred float32']} and {least['centred float64']}. Worked "
+        f"examples differ from their closed forms by at most {max(of['closed_form'] for of in examples.values()):.0e}."
     )
     results = {
         "errors": right,
