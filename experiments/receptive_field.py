@@ -168,6 +168,7 @@ def draw(out, fields, spreads, pictures, curves):
             right.plot(depth, np.sqrt(depth * (window**2 - 1) / 12), color=color, linewidth=1)
         right.set(xscale="log", yscale="log", xlabel="layers", ylabel="standard deviation, pixels", title="What counts of it")
         right.set_xticks(DEPTHS, DEPTHS)
+        right.set_yticks((1, 2, 4, 8), (1, 2, 4, 8))
         right.minorticks_off()
         right.legend(fontsize=7)
         picture(out, "fields", figure)
@@ -184,13 +185,14 @@ def draw(out, fields, spreads, pictures, curves):
             for (case, values), mark, color in zip(cases.items(), marks, colors, strict=False):
                 jnn.plots.band(axes, range(values.shape[1]), values, label=case, color=color, marker=mark, ms=4)
             axes.set(xlabel="shift, pixels", ylabel="change, 1 = another picture", title=f"{kind.capitalize()} under shifts")
-            axes.legend(fontsize=7)
+            axes.set_ylim(top=1.4 * max(values.mean(axis=0).max() for values in cases.values()))
+            axes.legend(fontsize=7, loc="upper left", ncols=2)
         picture(out, "shifts", figure)
 
 
 def main(arguments=None):
     options = commands.parser(__doc__, "receptive_field", quick="12 random stacks, 8 seeds").parse_args(arguments)
-    count, seeds, examples = (12, 8, 32) if options.quick else (200, 50, 256)
+    count, seeds, examples = (12, 8, 32) if options.quick else (100, 50, 256)
     rng = np.random.default_rng(options.seed)
     plain = [[("conv", window, 1, 1)] * depth for window in (3, 5) for depth in (1, 2, 4)]
     stacks = plain + [random_stack(rng) for _ in range(count)]
@@ -227,13 +229,14 @@ def main(arguments=None):
         f"formula. Behind {DEPTHS[-1]} layers of window 3 it is {whole} places wide, but the squared gradient has a standard "
         f"deviation of {of['linear']:.2f} places in linear networks and {of['relu']:.2f} with relu (mean and 95 % interval "
         f"over {seeds} seeds), where uniform steps give {predicted['3'][-1]:.2f}. Shifted by up to 8 pixels, a convolution's "
-        f"output shifts along to {equivariance['circular padding'].max():.0e} of the distance to another picture with circular "
-        f"padding, to {equivariance['zeros, interior'].max():.0e} in the interior with zeros, but whole pictures with zeros "
+        f"output shifts along to {equivariance['circular padding'].max():.1g} of the distance to another picture with circular "
+        f"padding, to {equivariance['zeros, interior'].max():.1g} in the interior with zeros, but whole pictures with zeros "
         f"differ by {at(equivariance['zeros'], 8):.1f %} at 8 pixels, and with stride 2 by "
-        f"{at(equivariance['circular, stride 2'], 1):.1f %} at 1 pixel ({equivariance['circular, stride 2'][:, 2].max():.0e} "
+        f"{at(equivariance['circular, stride 2'], 1):.1f %} at 1 pixel ({equivariance['circular, stride 2'][:, 2].max():.1g} "
         f"at 2). A shift by 1 pixel changes features by {at(invariance['no pooling'], 1):.1f %} of that distance, pooled by "
-        f"the maximum of 8 x 8 by {at(invariance['max 8 x 8'], 1):.1f %}, by the global maximum by "
-        f"{invariance['global max'].max():.0e} at any shift."
+        f"the maximum of 8 x 8 by {at(invariance['max 8 x 8'], 1):.1f %}, by the mean by "
+        f"{at(invariance['mean 8 x 8'], 1):.1f %}, by the global maximum by {invariance['global max'].max():.1g} at any shift; "
+        f"by 8 pixels it changes even the maxima of 8 x 8 by {at(invariance['max 8 x 8'], 8):.1f %}."
     )
     results = {
         "fields": fields,

@@ -39,7 +39,7 @@ def points(count: int, offset: float) -> np.ndarray:
     return (2 * (np.arange(count) + offset) / count - 1)[:, None]
 
 
-TRAIN, VALIDATION, TEST = points(512, 0.5), points(256, 0.25), points(4001, 0.5)
+TRAIN, VALIDATION, TEST = points(256, 0.5), points(256, 0.25), points(4001, 0.5)
 
 
 def error(prediction, y) -> np.ndarray:
@@ -102,24 +102,28 @@ def exponent(widths, errors) -> float:
     return float(np.polyfit(np.log(widths), np.log(errors), 1)[0])
 
 
+def typical(errors) -> Interval:
+    """The geometric mean with its interval, as errors of several sizes are spread."""
+    return Interval(None if value is None else 10**value for value in Interval.of(np.log10(errors)))
+
+
 def draw(out, widths, errors, fits, shown: int):
-    ways = zip(("built", "random", "trained"), ("black", *jnn.plots.COLORS[1::-1]), "so^", strict=True)
-    ways = list(ways)
+    ways = [("built", "black", "s"), ("random", jnn.plots.COLORS[1], "o"), ("trained", jnn.plots.COLORS[0], "^")]
     with jnn.plots.style():
         figure = Figure(figsize=(8.5, 5.2))
         upper, lower = figure.subplots(2, len(FUNCTIONS))
         for axes, (name, of) in zip(upper, errors.items(), strict=True):
             for way, color, mark in ways:
-                jnn.plots.band(axes, widths, np.asarray(of[way]).T, label=way, color=color, marker=mark, ms=4)
+                jnn.plots.band(axes, widths, np.log10(of[way]).T, label=way, color=color, marker=mark, ms=4)
             if name in CURVATURES:
                 predicted = (2 / np.array(widths)) ** 2 * CURVATURES[name] / np.sqrt(720)
-                axes.plot(widths, np.minimum(predicted, 1), ":", color="black", linewidth=1, label="predicted")
-            axes.set(xscale="log", yscale="log", title=name, xlabel="hidden units", ylim=(1e-6, 3))
+                axes.plot(widths, np.minimum(np.log10(predicted), 0), ":", color="black", linewidth=1, label="predicted")
+            axes.set(xscale="log", title=name, xlabel="hidden units", ylim=(-6, 0.5))
         for axes, (name, f) in zip(lower, FUNCTIONS.items(), strict=True):
             axes.plot(TEST, f(TEST), color="0.75", linewidth=3, label="function")
             axes.plot(TEST, fits[name][0], color=jnn.plots.COLORS[0], linewidth=1, label=f"trained, {shown} units")
             axes.set(xlabel="x", ylim=(-1.6, 1.9))
-        upper[0].set_ylabel("root mean square error")
+        upper[0].set_ylabel("log10 of the r.m.s. error")
         lower[0].set_ylabel("f(x)")
         upper[0].legend()
         lower[0].legend(loc="upper left")
@@ -148,15 +152,16 @@ def main(arguments=None):
 
     said = []
     for name, of in errors.items():
-        last = [Interval.of(of[way][-1]) for way in ("built", "random", "trained")]
+        last = [typical(of[way][-1]) for way in ("built", "random", "trained")]
         said.append(f"{name}: built {last[0]:.1e}, random {last[1]:.1e}, trained {last[2]:.1e}")
     wide = [i for i, width in enumerate(widths) if width >= 8]
     power = lambda way: exponent(np.array(widths)[wide], np.mean([errors["smooth"][way][i] for i in wide], axis=1))
     finding = (
-        f"Root mean square errors with {widths[-1]} relu units (mean and 95 % interval over {seeds} seeds): {'; '.join(said)}. "
-        f"From 8 units on the smooth function's error goes as the width to the power of {power('built'):.2f} when built "
-        f"(predicted -2), and {power('trained'):.2f} when trained by {steps} steps of Adam. What is built is in reach of the "
-        "network, so the rest is what training did not find; this shows nothing of other optimizers or longer training."
+        f"Root mean square errors with {widths[-1]} relu units (geometric mean and 95 % interval over {seeds} seeds): "
+        f"{'; '.join(said)}. From 8 units on the smooth function's error goes as the width to the power of "
+        f"{power('built'):.2f} when built (predicted -2), and {power('trained'):.2f} when trained by {steps} steps of Adam. "
+        "What is built is in reach of the network, so the rest is what training did not find; this shows nothing of other "
+        "optimizers or longer training."
     )
     results = {"widths": list(widths), "errors": errors, "learning_rates": chosen}
     results["powers"] = {way: power(way) for way in ("built", "random", "trained")}
