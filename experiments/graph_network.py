@@ -15,7 +15,7 @@ Without dropout of the attention, graph attention is a point or two lower. Ten m
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ class Method(NamedTuple):
     steps: int
 
 
-glorot = {"w_init": jnn.initializers.xavier_uniform()}
+glorot: dict[str, Any] = {"w_init": jnn.initializers.xavier_uniform()}
 convolutions = jnn.graph_conv(16, **glorot), jax.nn.relu, jnn.graph_conv(7, **glorot)
 attentions = jnn.graph_attention(8, 8, rate=0.6, **glorot), jax.nn.elu, jnn.graph_attention(7, 1, rate=0.6, **glorot)
 products = jnn.on_nodes(jnn.dense(16, **glorot)), jax.nn.relu, jnn.on_nodes(jnn.dense(7, **glorot))
@@ -60,7 +60,8 @@ def network(method: Method) -> jnn.Layer:
 
     def forward(net, x):
         graph, places = x
-        hidden = net.first(graph._replace(nodes=graph.nodes.at[places].set(net.words(graph.nodes[places]))))
+        nodes = jnp.asarray(graph.nodes)
+        hidden = net.first(graph._replace(nodes=nodes.at[places].set(net.words(nodes[places]))))
         hidden = hidden._replace(nodes=net.dropout(method.activation(hidden.nodes)))
         return net.second(hidden).nodes
 

@@ -113,7 +113,8 @@ def load(path: str, stages=VGG_19) -> Network:
         like = jnn.tree.select(shapes, "stage_*"), {}
         params = jnn.interop.load_state_dict(path, like, names, ignore="classifier.*").params
     except (OSError, ValueError) as error:
-        raise InputError(f"--weights: {error}") from error
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise InputError(f"--weights: {' '.join(lines[:2])}") from error  # the first of what may be many problems
     return Network(params, jnp.array([0.485, 0.456, 0.406]), jnp.array([0.229, 0.224, 0.225]))  # torchvision's
 
 

@@ -60,7 +60,7 @@ def test_features_with_torchvisions_weights_are_torchs(tmp_path):
 
 def test_weights_that_do_not_fit_are_bad_input(tmp_path, capsys):
     save_file({"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="--weights: .*features.2.weight"):
+    with pytest.raises(InputError, match=r"^--weights: .*features\.2\.bias"):
         style_transfer.load(str(tmp_path / "other.safetensors"))
     assert commands.exit_code(lambda: style_transfer.load(str(tmp_path / "none.safetensors"))) == 2
     assert "there is no file" in capsys.readouterr().err
@@ -85,14 +85,6 @@ def test_a_picture_in_its_own_style_has_no_loss_but_its_variation(key):
     assert min(aux.metrics["content"], aux.metrics["style"]) > 0
 
 
-def test_the_network_keeps_colours_apart(key):
-    """What the random colours of the training are for: red and blue of the same grey differ in the features."""
-    network, _ = style_transfer.trained(20, 0)
-    red, blue = (jnp.broadcast_to(jnp.array(color), (12, 12, 3)) for color in ([0.8, 0.2, 0.2], [0.2, 0.2, 0.8]))
-    found = [style_transfer.features(network, pixels)["1_1"] for pixels in (red, blue)]
-    assert jnp.max(jnp.abs(found[0] - found[1])) > 0.1 * jnp.max(found[0])
-
-
 def test_pictures_are_cut_to_their_middle_and_shrunk(tmp_path):
     from PIL import Image
 
@@ -101,5 +93,5 @@ def test_pictures_are_cut_to_their_middle_and_shrunk(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     found = style_transfer.square(str(tmp_path / "wide.png"), 10)
     np.testing.assert_allclose(found, np.broadcast_to(np.array([200, 100, 50]) / 255, (10, 10, 3)), atol=1e-3)
-    with pytest.raises(InputError, match="nothing.png is no picture"):
+    with pytest.raises(InputError, match=r"nothing\.png is no picture"):
         style_transfer.square(str(tmp_path / "nothing.png"), 10)
