@@ -1,6 +1,16 @@
 """Data: real data sets, and the order in which examples come."""
 
-from jnn.data.datasets import DataError, MissingDataError, co2, cora, digits, fashion_mnist, sunspots, tiny_shakespeare
+from jnn.data.datasets import (
+    DataError,
+    MissingDataError,
+    co2,
+    cora,
+    digits,
+    fashion_mnist,
+    picture,
+    sunspots,
+    tiny_shakespeare,
+)
 from jnn.data.graphs import batch_graphs
 from jnn.data.orders import batch_order, shuffled
 
@@ -13,6 +23,7 @@ __all__ = [
     "cora",
     "digits",
     "fashion_mnist",
+    "picture",
     "shuffled",
     "sunspots",
     "tiny_shakespeare",
