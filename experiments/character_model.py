@@ -9,11 +9,11 @@ beforehand, and what counts is the loss of the held-out tenth after the last ste
 text read by itself. Then each writes at three temperatures by its decoding twin, which carries the cells' state or the cache of
 keys and values from one character to the next, and again by reading all of the text anew for each: the texts must be the same.
 
-Sizes: `full` (recurrent 384 units, 8 epochs; GPT 6 layers of 256, windows of 128, 16 epochs) is for 2 cores, `large` for an
+Sizes: `full` (recurrent 384 units, 12 epochs; GPT 6 layers of 256, windows of 128, 16 epochs) is for 2 cores, `large` for an
 accelerator (recurrent 512 units; GPT 6 layers of 384, windows of 256: the size with which nanoGPT gets 1.47).
 
-Expected at full size: LSTM at most 1.60, GPT at most 1.50 (to be recorded). On 2 cores rnn 3, gru 7, lstm 9 and gpt about 100
-minutes (estimated from operations; the GPT alone: --models gpt); --quick, LSTM and GPT of a toy's size, half a minute.
+Expected at full size: LSTM at most 1.60, GPT at most 1.50 (to be recorded). On 2 cores rnn 3, gru 6, lstm 7 and gpt about 90
+minutes (estimated from single steps; all but the GPT: --models rnn,lstm,gru); --quick, LSTM and GPT of a toy's size, half a minute.
 """
 
 import math
@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 import jnn
 from experiments import commands, streams
@@ -47,8 +48,8 @@ class Size(NamedTuple):
 
 SIZES = {
     "quick": Size(64, 200, 200, 1, 64, 2, 32, 16, 0.0),
-    "full": Size(384, 2000, 4000, 6, 256, 4, 128, 32, 0.2),
-    "large": Size(512, 2000, 3000, 6, 384, 6, 256, 64, 0.2),
+    "full": Size(384, 3000, 4000, 6, 256, 4, 128, 32, 0.2),
+    "large": Size(512, 3000, 3000, 6, 384, 6, 256, 64, 0.2),
 }
 TARGETS = {"lstm": 1.60, "gpt": 1.50}  # of the full size
 MODELS = ("rnn", "lstm", "gru", "gpt")
@@ -128,12 +129,16 @@ def draw(out, results, size: Size):
         left.set(xlabel="characters read, millions", ylabel="held-out loss, nats a character", title="learning")
         left.legend()
         names = [name for name in MODELS if name in results]
-        for label, color, at in (("state carried", 0, 0.2), ("text read anew", 1, -0.2)):
-            speed = [results[name]["characters_per_second"][0 if at > 0 else 1] for name in names]
-            right.barh(at - np.arange(len(names)), speed, height=0.38, color=jnn.plots.COLORS[color], label=label)
-        right.set(xscale="log", xlabel="characters a second", title="writing")
+        for i, (label, marker) in enumerate((("state carried", "o"), ("text read anew", "s"))):
+            speed = [results[name]["characters_per_second"][i] for name in names]
+            right.plot(speed, -np.arange(len(names)), marker, color=jnn.plots.COLORS[i], label=label)
+        powers = np.log10([results[name]["characters_per_second"] for name in names])
+        right.set_xscale("log")
+        right.set_xlim(10 ** np.floor(powers.min()), 10 ** np.ceil(powers.max()))
+        right.xaxis.set_minor_formatter(NullFormatter())
+        right.set(xlabel="characters a second", title="writing", ylim=(0.5 - len(names), 1.2))
         right.set_yticks(-np.arange(len(names)), names)
-        right.legend()
+        right.legend(ncols=2, loc="upper center")
         picture(out, "losses_and_speed", figure)
 
 

@@ -51,8 +51,10 @@ def network(task: Task, cell: str, stateful: bool = False):
 
 
 def runs(task: Task, cell: str, length: int, trials, steps: int, seeds: int, seed: int, *, gradients: bool):
-    """-> arrays with leading axes (trials, seeds): scores (2,) on validation and test sequences; with gradients=True
-    the norms (2, time) of those by the state before and after training. trials: learning rates, and norms to which gradients are clipped."""
+    """-> arrays with leading axes (trials, seeds): scores (2,) on validation and test sequences, and, if asked for, norms
+    (2, time) of the gradients by the state before and after training.
+
+    trials: learning rates, and the norms to which gradients are clipped."""
     model = jnn.serial(net=network(task, cell), end=lambda y: y[..., -task.said :, :])
     objective = jnn.supervised(model, task.loss, metrics={"score": task.score})
 
