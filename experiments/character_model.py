@@ -13,7 +13,8 @@ Sizes: `full` (recurrent 384 units, 12 epochs; GPT 6 layers of 256, windows of 1
 accelerator (recurrent 512 units; GPT 6 layers of 384, windows of 256: the size with which nanoGPT gets 1.47).
 
 Expected at full size: LSTM at most 1.60, GPT at most 1.50 (to be recorded). On 2 cores rnn 3, gru 6, lstm 7 and gpt about 90
-minutes (estimated from single steps; all but the GPT: --models rnn,lstm,gru); --quick, LSTM and GPT of a toy's size, half a minute.
+minutes (estimated from single steps; all but the GPT: --models rnn,lstm,gru); --quick, LSTM and GPT of a toy's size, half a
+minute.
 """
 
 import math
