@@ -10,8 +10,10 @@ orthogonal at first, a fresh batch of 32 at each step of Adam. The learning rate
 three on validation sequences, and tested on others. Then the norm of the gradient of the last output's loss with respect to the
 network's state (h, and c of the LSTM), by how many steps earlier, in the adding problem.
 
-Expected: at 100 steps LSTM and GRU solve the adding problem (error below 0.01), the Elman network does not (to be recorded).
-Twelve minutes on 2 cores, --quick under 20 seconds.
+Expected: at 100 steps LSTM and GRU solve the adding problem (one run of each at the rate 0.01: an error below 0.002 after 1,000
+steps), the Elman network stays at 1/6. Copying after 50 steps is beyond the gates, which guess or little better, and the
+orthogonal Elman network is no worse (single runs of 2,000 steps: 72 to 88 % wrong). Over four seeds: (to be recorded). Eleven
+minutes on 2 cores, --quick half a minute, most of it compilation.
 """
 
 import math
@@ -135,7 +137,7 @@ def described(name: str, results) -> str:
 
 def main(arguments=None):
     options = commands.parser(__doc__, "long_memory", quick="one length, 3 seeds, 300 steps").parse_args(arguments)
-    seeds, steps = (3, 300) if options.quick else (4, 2000)
+    seeds, steps = (3, 300) if options.quick else (4, 4000)
     rates = (1e-2,) if options.quick else (1e-3, 3e-3, 1e-2)
     results, norms = {}, {"before": {}, "after": {}}
     for name, task in TASKS.items():
