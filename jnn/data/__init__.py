@@ -2,7 +2,7 @@
 
 from jnn.data.datasets import DataError, MissingDataError, co2, cora, digits, fashion_mnist, sunspots, tiny_shakespeare
 from jnn.data.graphs import batch_graphs
-from jnn.data.orders import batch_order, shuffled
+from jnn.data.orders import batch_order, folds, shuffled
 
 __all__ = [
     "DataError",
@@ -13,6 +13,7 @@ __all__ = [
     "cora",
     "digits",
     "fashion_mnist",
+    "folds",
     "shuffled",
     "sunspots",
     "tiny_shakespeare",
