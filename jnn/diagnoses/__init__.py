@@ -115,10 +115,9 @@ def _some(data, index):
 
 
 def _order(rng, steps, n, batch_size) -> np.ndarray:
-    """-> int32 (steps, batch_size), permutations in a row, what is left and fills no batch dropped."""
-    per_epoch = n // batch_size
-    epochs = [rng.permutation(n)[: per_epoch * batch_size] for _ in range(-(-steps // per_epoch))]
-    return np.concatenate(epochs).reshape(-1, batch_size)[:steps].astype(np.int32)
+    """-> int32 (steps, batch_size), one permutation after the other."""
+    epochs = [rng.permutation(n) for _ in range(-(-steps * batch_size // n))]
+    return np.concatenate(epochs)[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
 def _score(objective, run, data) -> float:

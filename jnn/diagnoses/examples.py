@@ -104,7 +104,7 @@ def label_finding(losses, labels, index, begin: float) -> Finding:
     if len(labels) < PER_CLASS * classes:
         return unchecked(*LABELS, f"{len(labels)} examples of {classes} classes are too few: {PER_CLASS} of each are needed")
     if not own <= KNOWN * begin:
-        reason = f"half of the examples held out have a loss above {own:.2g}, of {begin:.2g} at init: the models know too little"
+        reason = f"half of the examples held out have a loss above {own:.2g}, of {begin:.2g} at init: too much is unknown"
         return unchecked(*LABELS, reason)
     found = suspects(losses, labels)
     share = len(found) / len(labels)
