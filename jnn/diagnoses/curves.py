@@ -84,6 +84,8 @@ def learning_rate(losses) -> Finding:
     falls = np.maximum(begin - ends, 0.0)  # a run that diverges falls nowhere
     best = int(np.argmax(falls))
     name, expected = "learning rate", f"at least {REACHED:g} of the fall of the loss with rates of 0.01 to 100 times it"
+    if not math.isfinite(begin):
+        return unchecked(name, expected, "the loss is not finite at initialisation")
     if falls[best] <= 0.05 * abs(begin):
         return unchecked(name, expected, "no rate of 0.01 to 100 times it lowers the loss by 5 %")
     reached = float(falls[OWN] / falls[best])

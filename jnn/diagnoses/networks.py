@@ -94,7 +94,8 @@ def inputs_scale(objective: Objective, params, state, batch) -> Finding:
 
     def note(call):
         x = call.x
-        if isinstance(x, jax.Array) and not isinstance(x, Tracer) and isinstance(call.params, dict) and weights(call.params):
+        is_concrete = isinstance(x, jax.Array | np.ndarray) and not isinstance(x, Tracer)
+        if is_concrete and isinstance(call.params, dict) and weights(call.params):
             seen.append(x)
 
     with watch(note):
