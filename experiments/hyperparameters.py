@@ -35,13 +35,13 @@ PLAIN = jnn.supervised(MODEL, jnn.losses.softmax_cross_entropy)
 def grid(key, side: int):
     """-> (side^2, 2) in the unit square, moved at random within a cell."""
     shift = jax.random.uniform(key, (2,))
-    line = (jnp.arange(side)[:, None] + shift) / side
+    line = (jnp.arange(side, dtype=shift.dtype)[:, None] + shift) / side
     return jnp.stack([jnp.repeat(line[:, 0], side), jnp.tile(line[:, 1], side)], axis=1)
 
 
 def near(key, best, count: int, width: float = 0.25):
     """-> (count, 2), uniform in the square of this width about `best`, moved into the unit square."""
-    low = jnp.clip(best - width / 2, 0, 1 - width)
+    low = jnp.clip(jnp.asarray(best) - width / 2, 0, 1 - width)
     return low + width * jax.random.uniform(key, (count, 2))
 
 

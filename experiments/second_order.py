@@ -25,7 +25,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments import commands
+from experiments import commands, curvature_pairs
+from experiments.curvature_pairs import started, swept
 from experiments.findings import Interval, picture, record, stage
 from jnn.populations import workers
 
@@ -33,7 +34,7 @@ EXAMPLES = 1000
 PENALTY = 1e-3
 MODELS = {"softmax regression": [], "network": [8]}
 METHODS = {
-    "newton": (lambda number: jnn.optim.newton(damping=number), (1e-4, 1e-2, 1e-1, 1.0)),
+    "newton": (lambda number: jnn.optim.newton(damping=number), (1e-3, 1e-2, 1e-1, 1.0)),
     "newton_cg": (jnn.optim.newton_cg, (0.25, 0.5, 1.0, 2.0)),
     "lbfgs": (jnn.optim.lbfgs, (0.25, 0.5, 1.0, 2.0)),
     "adam": (jnn.optim.adam, (3e-3, 1e-2, 3e-2, 1e-1)),
@@ -53,104 +54,48 @@ def evaluations(method: str, opt_state, parameters: int):
     if method == "newton":
         return opt_state.count * (1 + 2 * parameters)
     if method == "newton_cg":
-        return opt_state.count + 2 * opt_state.products + 0.5 * opt_state.trials.astype(jnp.float32)
+        whole = opt_state.count + 2 * opt_state.products
+        return whole.astype(jnp.float32) + 0.5 * opt_state.trials.astype(jnp.float32)
     return opt_state.count if method == "lbfgs" else None
 
 
 def full_batch(method: str, problem, steps: int):
-    """-> (number, key, data) -> losses before each step, and gradient evaluations until then, (steps,)."""
+    """-> (hparams, key, data) -> losses before each step, and gradient evaluations until then, (steps,)."""
 
-    def run(number, key, data):
-        training = jnn.training(problem, METHODS[method][0](number))
+    def run(hparams, key, data):
+        training, begun = started(METHODS[method][0], problem, hparams, key, data)
 
         def step(train_state, t):
             parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
             taken = evaluations(method, train_state.opt_state, parameters)
-            after, metrics = training.step(train_state, data)
+            after, metrics = training.step(train_state, data["examples"])
             return after, (metrics["loss"], (t if taken is None else taken).astype(jnp.float32))
 
-        return jax.lax.scan(step, training.init(key, data), jnp.arange(steps))[1]
+        return jax.lax.scan(step, begun, jnp.arange(steps))[1]
 
     return run
-
-
-def on_batches(method: str, problem, steps: int):
-    """-> (hparams, key, data) -> the loss on all examples, at the end of steps on batches of a size that may be traced."""
-
-    def run(hparams, key, data):
-        number, size = hparams
-        training = jnn.training(problem, METHODS[method][0](number))
-        n = data[1].shape[0]
-
-        def step(train_state, t):
-            chosen = jax.random.permutation(jax.random.fold_in(key, t), n) < size
-            return training.step(train_state, (*data, chosen.astype(jnp.float32)))[0], None
-
-        end, _ = jax.lax.scan(step, training.init(key, data), jnp.arange(steps))
-        params = jnn.optim.eval_params(end.opt_state, end.params)
-        return problem.loss(params, {}, data, key=key, train=True)[0]
-
-    return run
-
-
-def changes(problem, key, data, sizes, draws: int = 50, descent: int = 10):
-    """For each size of batch, of the changes y of the gradient along a step s of gradient descent, on one batch and on two:
-    the mean square of their error as a share of |y|^2 on all examples, the share that curves downwards (s'y <= 0); and the
-    error that two batches must have, as the gradients of examples scatter. -> {name: (sizes, descent)}"""
-
-    @jax.jit
-    def gradients(key, data):
-        params, state = problem.init(key, data)
-
-        def of_one(params, x, y):
-            return problem.loss(params, state, (x[None], y[None]), key=key, train=True)[0]
-
-        each = jax.vmap(jax.grad(of_one), (None, 0, 0))
-
-        def step(params, _):
-            grads = each(params, *data)
-            moved = jax.tree.map(lambda p, g: p - 0.1 * jnp.mean(g, axis=0), params, grads)
-            return moved, jnp.concatenate([g.reshape(len(data[1]), -1) for g in jax.tree.leaves(grads)], axis=1)
-
-        return jax.lax.scan(step, params, length=descent + 1)[1]
-
-    g = np.asarray(gradients(key, data))
-    n, rng = g.shape[1], np.random.default_rng(0)
-    found = {name: np.zeros((len(sizes), descent)) for name in ("one", "two", "formula", "down one", "down two")}
-    for i, size in enumerate(sizes):
-        mean = np.stack([np.isin(np.arange(n), rng.choice(n, size, False)) for _ in range(2 * draws)]).astype(np.float32) / size
-        for t in range(descent):
-            before, after = g[t], g[t + 1]
-            y, s = after.mean(0) - before.mean(0), -before.mean(0)
-            one, two = mean[:draws] @ (after - before), mean[draws:] @ after - mean[:draws] @ before
-            for name, change in (("one", one), ("two", two)):
-                found[name][i, t] = np.mean(np.sum((change - y) ** 2, axis=1)) / np.sum(y**2)
-                found[f"down {name}"][i, t] = np.mean(change @ s <= 0)
-            scatter = before.var(0, ddof=1).sum() + after.var(0, ddof=1).sum()
-            found["formula"][i, t] = scatter / size * (1 - size / n) / np.sum(y**2)
-    return found
 
 
 def tuned(losses) -> int:
-    """(trials, seeds, steps) -> the trial whose runs end lowest, a run that diverges counting as infinite."""
-    ends = np.nan_to_num(np.asarray(losses)[..., -1], nan=np.inf, posinf=np.inf)
-    return int(np.argmin(ends.mean(axis=1)))
+    """(trials, seeds, steps) -> the trial whose runs end lowest, and of those that do so to 1e-4 the quickest; a run that
+    diverges counts as infinite."""
+    ends = np.nan_to_num(losses[..., -1], nan=np.inf, posinf=np.inf).mean(axis=1)
+    areas = np.nan_to_num(losses, nan=np.inf, posinf=np.inf).mean(axis=(1, 2))
+    return int(np.argmin(np.where(ends <= ends.min() + 1e-4, areas, np.inf)))
 
 
-def compared(problem, data, steps: dict, seeds: int, seed: int) -> dict:
+def compared(problem, data, steps: dict, seeds: int) -> dict:
     """-> by method the tuned number and, over its steps, (seeds, steps): the least loss so far, steps, gradient evaluations,
     and seconds, of one core, as a share of the time that all runs take."""
     found = {}
     for method, (_, numbers) in METHODS.items():
-        run = full_batch(method, problem, steps[method])
-        sweep = lambda run=run, numbers=numbers: jax.block_until_ready(
-            jnn.sweep(run, jnp.array(numbers), seeds=seeds, seed=seed, data=data)
-        )
+        run, values = full_batch(method, problem, steps[method]), np.array(numbers, np.float32)
         with stage(f"  {method}: {len(numbers)} trials, {seeds} seeds, {steps[method]} steps"):
-            losses, taken = map(np.asarray, sweep())
+            losses, taken = swept(run, data, values, seeds=seeds)
             began = time.perf_counter()
-            sweep()
-            each = (time.perf_counter() - began) * min(workers(), losses[..., 0].size) / losses[..., 0].size
+            swept(run, data, values, seeds=seeds)
+            runs = len(numbers) * seeds
+            each = (time.perf_counter() - began) * min(workers(), runs) / runs
         best = tuned(losses)
         done = taken[best] + 1
         found[method] = {
@@ -177,11 +122,11 @@ def needed(found) -> dict:
     return {method: {name: first(run["loss"], run[name]) for name in measures} for method, run in found.items()}
 
 
-def draw(out, found, batches, noise):
-    """Gaps to the least loss, of all runs, over three measures; ends on batches, and the noise of a pair."""
+def draw(out, found):
+    """Gaps to the least loss, of all runs, over three measures."""
     with jnn.plots.style():
-        figure = Figure(figsize=(8.5, 5.2))
-        for row, (name, methods) in zip(figure.subplots(2, 3), found.items(), strict=True):
+        figure = Figure(figsize=(8.5, 2.6 * len(found)))
+        for row, (name, methods) in zip(figure.subplots(len(found), 3, squeeze=False), found.items(), strict=True):
             least = min(run["loss"].min() for run in methods.values())
             for color, (method, run) in zip(jnn.plots.COLORS, methods.items(), strict=False):
                 for axes, measure in zip(row, ("steps", "evaluations", "seconds"), strict=True):
@@ -189,47 +134,36 @@ def draw(out, found, batches, noise):
                     axes.plot(run[measure].T, gap.T, color=color, linewidth=1, label=[method] + [None] * (len(gap) - 1))
                     axes.set(xscale="log", yscale="log", xlabel=measure)
             row[0].set(ylabel="training loss above the least", title=name)
-            row[0].legend()
+            row[2].legend()
         picture(out, "descent", figure)
-
-        figure = Figure(figsize=(8.5, 3))
-        left, middle, right = figure.subplots(1, 3)
-        for color, (method, ends) in zip(jnn.plots.COLORS[2:], batches.items(), strict=False):
-            jnn.plots.band(left, SIZES, np.array(ends).T, label=method, color=color, marker="o")
-        left.set(xscale="log", yscale="log", xlabel="batch size", ylabel="training loss", title="after equal steps on batches")
-        for color, which in zip(jnn.plots.COLORS, ("one", "two"), strict=False):
-            label = {"one": "on one batch", "two": "on two batches"}[which]
-            middle.plot(SIZES[:-1], noise[which].mean(1)[:-1], "o-", color=color, label=label)
-            right.plot(SIZES, 100 * noise[f"down {which}"].mean(1), "o-", color=color, label=label)
-        middle.plot(SIZES[:-1], noise["formula"].mean(1)[:-1], "k:", label="formula for two")
-        middle.set(xscale="log", yscale="log", xlabel="batch size", title="squared error of y / $|y|^2$")
-        right.set(xscale="log", xlabel="batch size", ylabel="% of pairs", title="curving downwards ($s'y \\leq 0$)")
-        for axes in (left, middle, right):
-            axes.set_xticks(SIZES, SIZES)
-            axes.minorticks_off()
-            axes.legend()
-        picture(out, "batches", figure)
 
 
 def main(arguments=None):
-    options = commands.parser(__doc__, "second_order", quick="2 seeds, fewer steps, pictures of 4 x 4").parse_args(arguments)
+    quick = "2 seeds, fewer steps, pictures of 4 x 4, the regression only"
+    options = commands.parser(__doc__, "second_order", quick=quick).parse_args(arguments)
     steps, seeds, batch_steps, pool = (QUICK, 2, 100, 2) if options.quick else (STEPS, 5, 500, 1)
-    data = tuple(a[:EXAMPLES] for a in jnn.data.digits())
-    found = {}
-    for name, hidden in MODELS.items():
+    key, rng = jax.random.key(options.seed), np.random.default_rng(options.seed)
+    examples = tuple(a[:EXAMPLES] for a in jnn.data.digits())
+    problems = {name: objective(hidden, pool) for name, hidden in list(MODELS.items())[: 1 if options.quick else 2]}
+    found, begun = {}, {}
+    for name, problem in problems.items():
         print(name, file=sys.stderr)
-        found[name] = compared(objective(hidden, pool), data, steps, seeds, options.seed)
-    problem, batches = objective(MODELS["softmax regression"], pool), {}
+        init = jax.jit(jax.vmap(lambda key, problem=problem: problem.init(key, examples)[0]))
+        begun[name] = {"examples": examples, "params": init(jax.random.split(key, seeds))}
+        found[name] = compared(problem, begun[name], steps, seeds)
+    ((name, problem), *_), batches = problems.items(), {}
+    ranks = np.array([[rng.permutation(EXAMPLES) for _ in range(batch_steps)] for _ in range(seeds)], np.int32)
     for method in ("lbfgs", "adam"):
-        numbers = METHODS[method][1]
         with stage(f"  {method} on batches of {', '.join(map(str, SIZES))}, {batch_steps} steps"):
-            grid = np.array([(number, size) for size in SIZES for number in numbers], np.float32).T
-            ends = jnn.sweep(on_batches(method, problem, batch_steps), tuple(grid), seeds=seeds, seed=options.seed, data=data)
-        ends = np.nan_to_num(np.asarray(ends), nan=np.inf).reshape(len(SIZES), len(numbers), seeds)
-        batches[method] = [rows[rows.mean(axis=1).argmin()].tolist() for rows in ends]
+            run, numbers = curvature_pairs.on_batches(METHODS[method][0], problem), np.array(METHODS[method][1], np.float32)
+            ends = swept(run, {**begun[name], "ranks": ranks}, numbers, SIZES, seeds=seeds)
+        ends = np.nan_to_num(ends, nan=np.inf)
+        best = ends.mean(axis=2).argmin(axis=0)
+        batches[method] = [ends[b, i].tolist() for i, b in enumerate(best)]
     with stage("  changes of the gradient on one batch and on two"):
-        noise = changes(problem, jax.random.key(options.seed), data, SIZES)
-    draw(options.out, found, batches, noise)
+        noise = curvature_pairs.changes(problem, key, examples, SIZES)
+    draw(options.out, found)
+    curvature_pairs.draw(options.out, SIZES, batches, min(run["loss"].min() for run in found[name].values()), noise)
 
     results = {"batches": batches, "sizes": SIZES, "noise": {name: value.mean(1).tolist() for name, value in noise.items()}}
     for name, methods in found.items():
@@ -251,6 +185,7 @@ def said(results, seeds: int, batch_steps: int) -> str:
         f"On the {name} the training loss that Adam ends with takes "
         + "; ".join(cost(method, of) for method, of in results[name]["needed"].items())
         for name in MODELS
+        if name in results
     ]
     lbfgs, adam = ([Interval.of(values) for values in results["batches"][method]] for method in ("lbfgs", "adam"))
     noise = results["noise"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import second_order
+from experiments import curvature_pairs, second_order
 
 pytestmark = pytest.mark.slow
 
@@ -13,7 +13,7 @@ def test_second_derivatives_save_steps_and_batches_spoil_pairs(quick):
     results = quick("second_order", ["descent", "batches"])
     convex = results["softmax regression"]["needed"]
     steps = {method: np.mean(of["steps"]) for method, of in convex.items()}
-    assert steps["newton"] < steps["newton_cg"] < steps["lbfgs"] < steps["adam"]
+    assert max(steps["newton"], steps["newton_cg"]) < steps["lbfgs"] / 2 < steps["adam"] / 4
     taken = {method: np.mean(of["evaluations"]) for method, of in convex.items()}
     assert taken["lbfgs"] < taken["adam"] < taken["newton"]
     noise = results["noise"]
@@ -25,7 +25,11 @@ def test_second_derivatives_save_steps_and_batches_spoil_pairs(quick):
 
 
 def test_evaluations_are_counted_by_what_the_states_say():
-    state = jnn.optim.newton_cg().init({"w": jnp.zeros(3)})._replace(count=4, products=10, trials=jnp.int32(6))
+    state = (
+        jnn.optim.newton_cg()
+        .init({"w": jnp.zeros(3)})
+        ._replace(count=jnp.int32(4), products=jnp.int32(10), trials=jnp.int32(6))
+    )
     assert second_order.evaluations("newton_cg", state, 3) == 4 + 20 + 3
     assert second_order.evaluations("newton", jnn.optim.newton().init({})._replace(count=2), 3) == 2 * (1 + 6)
 
@@ -33,8 +37,11 @@ def test_evaluations_are_counted_by_what_the_states_say():
 def test_the_tuned_trial_ends_lowest_and_diverged_runs_are_none():
     losses = np.ones((3, 2, 4))
     losses[0, 1, -1] = np.nan
+    losses[1, :, -1] = 0.50001
     losses[2, :, -1] = 0.5
     assert second_order.tuned(losses) == 2
+    losses[1, :, 1] = 0.6  # as low, and sooner
+    assert second_order.tuned(losses) == 1
 
 
 def test_what_is_needed_is_where_the_loss_first_is_low_enough():
@@ -51,6 +58,6 @@ def test_on_the_full_batch_every_draw_is_the_gradient_itself(key):
     """A descent by the gradients of examples is that by the gradient."""
     data = tuple(a[:40] for a in jnn.data.digits())
     problem = second_order.objective([], 2)
-    found = second_order.changes(problem, key, data, (40,), draws=2, descent=3)
+    found = curvature_pairs.changes(problem, key, data, (40,), draws=2, descent=3)
     assert all(np.max(found[name]) < 1e-6 for name in ("one", "two", "formula"))
     assert jax.tree.all(jax.tree.map(lambda a: a.shape == (1, 3), found))
