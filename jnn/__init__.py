@@ -4,6 +4,7 @@ from jnn import activations, data, initializers, interop, losses, metrics, model
 from jnn.combinators import branch, parallel, precision, remat, repeat, residual, serial
 from jnn.comparison import calibrate, compare, complement_log_uniform, log_uniform, uniform, verdict_map
 from jnn.compositions import compose
+from jnn.diagnoses import diagnose
 from jnn.generation import generate
 from jnn.gradients import check_gradients
 from jnn.layers import (

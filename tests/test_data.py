@@ -117,6 +117,22 @@ def test_a_batch_is_a_function_of_key_and_step(key):
     assert np.any(order != data.batch_order(jax.random.fold_in(key, 1), 0, 20, 13, 4))
 
 
+@pytest.mark.parametrize(("n", "k"), [(10, 5), (13, 4), (6, 6), (7, 2)])
+def test_folds_hold_disjoint_parts_out_and_train_on_all_others(n, k, key):
+    train, held = (np.asarray(part) for part in data.folds(n, k, key=key))
+    assert (train.shape, held.shape, train.dtype, held.dtype) == ((k, n - n // k), (k, n // k), np.int32, np.int32)
+    assert len(set(held.ravel())) == k * (n // k)
+    for inside, outside in zip(train, held, strict=True):
+        assert sorted([*inside, *outside]) == list(range(n))
+    assert np.any(held != data.folds(n, k, key=jax.random.fold_in(key, 1))[1])
+
+
+@pytest.mark.parametrize("k", [1, 8])
+def test_folds_refuse_what_cannot_be_held_out(k, key, raises):
+    with raises(ValueError, f"folds: k must lie between 2 and the 7 examples, got {k}"):
+        data.folds(7, k, key=key)
+
+
 def test_no_steps_have_no_batches(key):
     assert data.batch_order(key, 0, 0, 13, 4).shape == (0, 4)
 

@@ -12,7 +12,7 @@ from jnn.data.datasets import (
     tiny_shakespeare,
 )
 from jnn.data.graphs import batch_graphs
-from jnn.data.orders import batch_order, shuffled
+from jnn.data.orders import batch_order, folds, shuffled
 
 __all__ = [
     "DataError",
@@ -23,6 +23,7 @@ __all__ = [
     "cora",
     "digits",
     "fashion_mnist",
+    "folds",
     "picture",
     "shuffled",
     "sunspots",
