@@ -147,7 +147,7 @@ def draw_mistakes(out, logits, images, labels):
 
 def draw_curves(out, curves, epochs):
     figure = Figure(figsize=(8, 2.8))
-    for axes, (name, found) in zip(figure.subplots(1, len(curves), sharey=True), curves.items(), strict=True):
+    for axes, (name, found) in zip(figure.subplots(1, len(curves), sharey=True, squeeze=False)[0], curves.items(), strict=True):
         x = np.linspace(0, epochs, found["train"].shape[-1] + 1)[1:]
         for i, kind in enumerate(("plain", "augmented")):
             color = jnn.plots.COLORS[i]
