@@ -154,7 +154,7 @@ def draw_curves(out, curves, epochs):
             jnn.plots.band(axes, x, found["validation"][i], label=f"{kind}, validation", color=color)
             jnn.plots.band(axes, x, found["train"][i], label=f"{kind}, training", color=color, linestyle=":")
         axes.set(title=name, xlabel="epochs")
-    low = min(float(parts["validation"].min()) for parts in curves.values())
+    low = min(float(found["validation"].min()) for found in curves.values())
     figure.axes[0].set(ylabel="accuracy in percent", ylim=(max(low, 80.0) if low > 60 else None, None))
     figure.axes[0].legend()
     picture(out, "curves", figure)

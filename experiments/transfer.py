@@ -26,9 +26,8 @@ from experiments.findings import Interval, picture, record, stage
 SIZES = (20, 100, 500)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 WAYS = ("scratch", "fine-tuned", "frozen")
-NETWORK = jnn.serial(
-    scaled, body=jnn.models.vgg(64, stages=((16,), (32,), (64,)), hidden=()), relu=jax.nn.relu, head=jnn.dense(5)
-)
+NETWORK = jnn.serial(scaled, vgg=jnn.models.vgg(5, stages=((16,), (32,), (64,)), hidden=()))
+BODY = "stage_*"  # all but the head
 OBJECTIVE = jnn.supervised(NETWORK, jnn.losses.softmax_cross_entropy, metrics={"accuracy": jnn.metrics.accuracy})
 
 
@@ -52,15 +51,15 @@ def tuned(way, body, size, rate, key, target, steps):
     """-> params of the network after `steps` batches of 20 from the first `size` examples of the target classes."""
     order_key, fit_key = jax.random.split(key)
     optimizer = jnn.optim.adam(jnn.schedules.cosine(rate, steps))
-    training = jnn.training(OBJECTIVE, jnn.optim.freeze(optimizer, "body") if way == "frozen" else optimizer)
+    training = jnn.training(OBJECTIVE, jnn.optim.freeze(optimizer, BODY) if way == "frozen" else optimizer)
     start = training.init(fit_key, target)
     if way != "scratch":
-        start = start._replace(params=start.params | {"body": body})
+        start = start._replace(params=jnn.tree.merge(start.params, body))
     order = jax.random.randint(order_key, (steps, 20), 0, size)
     return jnn.fit(training, target, key=fit_key, steps=steps, order=order, start=start).train_state.params
 
 
-def replication(source_steps, steps):
+def replication(source_steps, steps, rates):
     """-> train(_, key, data) for `jnn.sweep`: a split of the classes, the features, and all that is made of them: the accuracy
     on the "source" classes, and of each way "validation" and "test" (sizes, rates)."""
 
@@ -77,23 +76,23 @@ def replication(source_steps, steps):
         def scores(way):
             def of(hparams):
                 size, rate = hparams
-                found = tuned(way, params["body"], size, rate, tune_key, target, steps)
+                found = tuned(way, jnn.tree.select(params, BODY), size, rate, tune_key, target, steps)
                 return {"validation": accuracy(found, validation), "test": accuracy(found, mixed(test[5:]))}
 
-            grid = jnp.meshgrid(jnp.array(SIZES), jnp.array(RATES), indexing="ij")
+            grid = jnp.meshgrid(jnp.array(SIZES), jnp.array(rates), indexing="ij")
             found = jax.lax.map(of, tuple(a.ravel() for a in grid))
-            return jax.tree.map(lambda a: a.reshape(len(SIZES), len(RATES)), found)
+            return jax.tree.map(lambda a: a.reshape(len(SIZES), len(rates)), found)
 
         return {"source": accuracy(params, mixed(test[:5])), **{way: scores(way) for way in WAYS}}
 
     return train
 
 
-def chosen(scores):
+def chosen(scores, rates):
     """{"validation", "test"}, (seeds, sizes, rates) -> accuracy on test (seeds, sizes) at the rates of the best mean on
     validation, and these rates."""
     best = scores["validation"].mean(axis=0).argmax(axis=-1)
-    return scores["test"][:, np.arange(len(best)), best], [RATES[i] for i in best]
+    return scores["test"][:, np.arange(len(best)), best], [rates[i] for i in best]
 
 
 def draw(out, accuracies):
@@ -117,21 +116,21 @@ def draw(out, accuracies):
 
 
 def main(arguments=None):
-    options = commands.parser(__doc__, "transfer", quick="2 seeds, 200 and 40 steps").parse_args(arguments)
-    seeds, source_steps, steps = (2, 200, 40) if options.quick else (10, 2500, 400)
+    options = commands.parser(__doc__, "transfer", quick="2 seeds, 200 and 30 steps").parse_args(arguments)
+    seeds, source_steps, steps, rates = (2, 200, 30, RATES[1:3]) if options.quick else (10, 2500, 400, RATES)
     train, test = jnn.data.fashion_mnist()
     data = {"train": by_class(*train), "test": by_class(*test)[:, : 100 if options.quick else 1000]}
-    with stage(f"{seeds} seeds: five classes, then {len(WAYS)} ways, {len(SIZES)} sizes, {len(RATES)} learning rates"):
-        found = jnn.sweep(replication(source_steps, steps), jnp.zeros(1), seeds=seeds, seed=options.seed, data=data)
+    with stage(f"{seeds} seeds: five classes, then {len(WAYS)} ways, {len(SIZES)} sizes, {len(rates)} learning rates"):
+        found = jnn.sweep(replication(source_steps, steps, rates), jnp.zeros(1), seeds=seeds, seed=options.seed, data=data)
     found = jax.tree.map(lambda a: np.asarray(a[0]), found)
-    accuracies, rates = {}, {}
+    accuracies, learning_rates = {}, {}
     for way in WAYS:
-        accuracies[way], rates[way] = chosen(found[way])
+        accuracies[way], learning_rates[way] = chosen(found[way], rates)
     with jnn.plots.style():
         draw(options.out, accuracies)
     results = {
         "sizes": SIZES,
-        "learning_rates": rates,
+        "learning_rates": learning_rates,
         "test_accuracy": {way: values.tolist() for way, values in accuracies.items()},
         "source_accuracy": found["source"].tolist(),
     }
