@@ -37,30 +37,30 @@ def test_by_class_sorts():
     np.testing.assert_array_equal(transfer.by_class(images, labels), np.stack([np.arange(10), np.arange(10, 20)], axis=1))
 
 
-def test_frozen_moves_the_head_alone_and_scratch_forgets_the_body():
+def tuned(way, body, data, steps):
+    learned, frozen = transfer.WAYS[way]
+    numbers = {"size": 10, "rate": 1e-3, "key": jax.random.key(2), "target": data, "steps": steps}
+    return jnn.tree.flatten(transfer.tuned(body, learned=learned, frozen=frozen, **numbers))
+
+
+def test_what_is_frozen_stays_and_what_is_not_learned_starts_anew():
     data = target()
     body = body_of(data[0])
-    tuned = {way: transfer.tuned(way, body, 10, 1e-3, jax.random.key(2), data, 2) for way in transfer.WAYS}
-    start = transfer.tuned("frozen", body, 10, 1e-3, jax.random.key(2), data, 0)
-    far = {
-        way: max(float(jnp.max(jnp.abs(found[path] - w))) for path, w in jnn.tree.flatten(body).items())
-        for way, found in ((way, jnn.tree.flatten(params)) for way, params in tuned.items())
-    }
-    assert far["frozen"] == 0 < far["fine-tuned"] < 0.01 < far["scratch"]
-    for found in tuned.values():  # the same head to begin with
-        moved = jnp.max(jnp.abs(found["vgg"]["head"]["w"] - start["vgg"]["head"]["w"]))
-        assert 0 < moved < 0.01
+    start, far = tuned("scratch", body, data, 0), {}
+    for way in transfer.WAYS:
+        found = tuned(way, body, data, 2)
+        assert 0 < jnp.max(jnp.abs(found["vgg/head/w"] - start["vgg/head/w"])) < 0.01  # the same head to begin with
+        for name, began in (("learned", jnn.tree.flatten(body)), ("new", start)):
+            far[way, name] = max(float(jnp.max(jnp.abs(found[path] - began[path]))) for path in jnn.tree.flatten(body))
+    assert far["frozen", "learned"] == far["random", "new"] == 0
+    assert 0 < far["fine-tuned", "learned"] < 0.01 < far["scratch", "learned"]
+    assert 0 < far["scratch", "new"] < 0.01 < far["frozen", "new"]
 
 
 def test_examples_beyond_the_size_are_never_seen():
     pictures, labels = target()
     body = body_of(pictures)
-    one, other = (
-        transfer.tuned("frozen", body, 10, 1e-3, jax.random.key(2), (pictures.at[10:].set(value), labels), 3)["vgg"]["head"][
-            "w"
-        ]
-        for value in (0, 255)
-    )
+    one, other = (tuned("frozen", body, (pictures.at[10:].set(value), labels), 3)["vgg/head/w"] for value in (0, 255))
     np.testing.assert_array_equal(one, other)
 
 
