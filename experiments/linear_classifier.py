@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 
 import jnn
 from experiments import commands
+from experiments.fashion import CLASSES, parts, scaled
 from experiments.findings import Interval, picture, record, stage
 
-CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 ATTRIBUTES = {
     "worn on the feet": ("sandal", "sneaker", "boot"),
     "worn above the waist": ("T-shirt", "pullover", "dress", "coat", "shirt"),
@@ -36,7 +36,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
 def classifier(loss, outputs: int = 10, metric=jnn.metrics.accuracy, **options):
     """An Objective: pixels in [0, 255] -> outputs, one matrix and one vector."""
-    model = jnn.serial(lambda x: x.astype(jnp.float32) / 255, jnn.flatten(), jnn.dense(outputs, **options))
+    model = jnn.serial(scaled, jnn.flatten(), jnn.dense(outputs, **options))
     return jnn.supervised(model, loss, metrics={"accuracy": metric})
 
 
@@ -85,8 +85,7 @@ def templates(out, params_by_loss):
 def main(arguments=None):
     options = commands.parser(__doc__, "linear_classifier", quick="2 seeds, 300 steps").parse_args(arguments)
     seeds, steps = (2, 300) if options.quick else (5, 6000)
-    (images, labels), test = jnn.data.fashion_mnist()
-    train, validation = (images[6000:], labels[6000:]), (images[:6000], labels[:6000])
+    train, validation, test = parts()
     rates = RATES[2:] if options.quick else RATES
     results, found = {}, {}
     for name, loss in LOSSES.items():
@@ -101,10 +100,10 @@ def main(arguments=None):
         jnn.losses.sigmoid_cross_entropy, len(ATTRIBUTES), lambda z, y: jnp.mean((z > 0) == (y > 0.5), axis=-1)
     )
     with stage("five attributes by sigmoids"):
-        parts = [(images, attributes(labels)) for images, labels in (train, validation, test)]
-        params, _ = trained(several, parts[0], parts[1], rates[-1:], steps, seeds, options.seed)
-    results["attributes"] = {"test_accuracy": tested(several, params, parts[2]).tolist(), "names": list(ATTRIBUTES)}
-    results["attributes"]["always_no"] = 100 * float(1 - parts[2][1].mean())
+        data = [(images, attributes(labels)) for images, labels in (train, validation, test)]
+        params, _ = trained(several, data[0], data[1], rates[-1:], steps, seeds, options.seed)
+    results["attributes"] = {"test_accuracy": tested(several, params, data[2]).tolist(), "names": list(ATTRIBUTES)}
+    results["attributes"]["always_no"] = 100 * float(1 - data[2][1].mean())
     templates(options.out, found)
 
     softmax, hinge, several = (Interval.of(results[name]["test_accuracy"]) for name in ("softmax", "hinge", "attributes"))

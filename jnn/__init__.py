@@ -1,6 +1,20 @@
 """jnn: pure-functional neural networks on JAX, and an honest, quick comparison of optimizers."""
 
-from jnn import activations, data, initializers, interop, losses, metrics, models, optim, plots, regularizers, schedules, tree
+from jnn import (
+    activations,
+    augmentations,
+    data,
+    initializers,
+    interop,
+    losses,
+    metrics,
+    models,
+    optim,
+    plots,
+    regularizers,
+    schedules,
+    tree,
+)
 from jnn.combinators import branch, parallel, precision, remat, repeat, residual, serial
 from jnn.comparison import calibrate, compare, complement_log_uniform, log_uniform, uniform, verdict_map
 from jnn.compositions import compose

@@ -3,15 +3,15 @@
 prediction: logits. target: as for `losses.softmax_cross_entropy`, integers (...), or probabilities (..., classes) of which
 the largest is meant: one-hot, for one.
 
-Two are no means of examples and give one value for all of them: `confusion_matrix`, and `perplexity`. They are for
-evaluation outside `supervised`.
+Four are no means of examples and give one value for all of them: `confusion_matrix`, `reliability`, `calibration_error` and
+`perplexity`. They are for evaluation outside `supervised`.
 """
 
 import jax
 import jax.numpy as jnp
 
 from jnn.losses import absolute_error, softmax_cross_entropy
-from jnn.numbers import is_by_index, whole
+from jnn.numbers import is_by_index, whole, wide
 
 
 def accuracy(prediction, target):
@@ -57,6 +57,39 @@ def confusion_matrix(prediction, target):
     counted = (target >= 0) & (target < classes) & ~_has_nan(prediction)
     counts = jnp.zeros((classes, classes), jnp.int32)
     return counts.at[jnp.where(counted, target, classes), best].add(1, mode="drop")
+
+
+def reliability(prediction, target, *, bins: int = 15):
+    """(..., classes), (...) or (..., classes) -> share, confidence, accuracy, each float32 (bins,):  of the examples whose
+    confidence, the largest probability, lies in ((i - 1) / bins, i / bins]: their share of all, their mean confidence, and
+    how many of them are right.
+
+    prediction: logits; of probabilities, their logarithms. The curve of accuracy over confidence is the reliability diagram
+    (Guo et al. 2017, section 2). Both are NaN where a bin is empty. An example whose logits hold NaN counts nowhere, but in
+    the number of all.
+    """
+    bins = whole("reliability", "bins", bins)
+    right = jnp.ravel(accuracy(prediction, target))
+    confidence = jnp.max(jax.nn.softmax(prediction.astype(wide(prediction.dtype))), axis=-1).ravel().astype(jnp.float32)
+    counted = jnp.isfinite(confidence)
+    place = jnp.clip(jnp.ceil(confidence * bins) - 1, 0, bins - 1)
+    place = jnp.where(counted, place, bins).astype(jnp.int32)
+    count, *sums = (
+        jnp.zeros(bins, jnp.float32).at[place].add(values, mode="drop")
+        for values in (jnp.ones_like(confidence), confidence, right)
+    )
+    empty = count == 0
+    means = [jnp.where(empty, jnp.nan, total / jnp.where(empty, 1.0, count)) for total in sums]
+    return count / right.size, *means
+
+
+def calibration_error(prediction, target, *, bins: int = 15):
+    """(..., classes), (...) or (..., classes) -> scalar:  sum over bins of share * |confidence - accuracy|, as of
+    `reliability`; the expected calibration error (Guo et al. 2017, equation 3). NaN where any logits hold NaN.
+    """
+    share, confidence, right = reliability(prediction, target, bins=bins)
+    error = jnp.sum(jnp.where(share > 0, share * jnp.abs(confidence - right), 0.0))
+    return jnp.where(jnp.any(_has_nan(prediction)), jnp.nan, error)
 
 
 def mean_absolute_error(prediction, target):

@@ -25,7 +25,7 @@ def supervised(
         mean is taken; with weights, of the shape of these numbers or of their leading axes, the weighted mean, so that
         weight 0 masks an example out of loss and metrics.
     penalty: a function params -> scalar, added while training only.
-    augment: a function (key, inputs) -> inputs, applied while training only.
+    augment: a function (key, inputs) -> inputs, applied while training only, as those of `jnn.augmentations`.
     """
     model = as_layer(model)
     if "weight" in metrics or "loss" in metrics:

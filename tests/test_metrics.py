@@ -184,3 +184,44 @@ def test_perplexity_of_batches_is_the_exponential_of_the_loss_that_evaluate_retu
 def test_perplexity_refuses_weights_of_another_shape(raises):
     with raises(ValueError, "perplexity: weights (3,) do not lead the axes of the tokens (5, 10)"):
         metrics.perplexity(*example(5, 10), weights=jnp.ones(3))
+
+
+@pytest.mark.parametrize("leading", [(400,), (20, 20)], ids=str)
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_reliability_and_calibration_error_are_those_of_their_definition(leading, one_hot):
+    prediction, target = example(*leading)
+    probabilities = np.asarray(jax.nn.softmax(prediction)).reshape(-1, 4)
+    labels = np.ravel(target)
+    rows = []
+    for i in range(10):
+        chosen = [p for p in range(len(labels)) if i / 10 < probabilities[p].max() <= (i + 1) / 10]
+        right = [float(np.argmax(probabilities[p]) == labels[p]) for p in chosen]
+        means = [np.mean([probabilities[p].max() for p in chosen]), np.mean(right)] if chosen else [np.nan, np.nan]
+        rows.append([len(chosen) / len(labels), *means])
+    expected = np.array(rows).T
+    given = jax.nn.one_hot(target, 4) if one_hot else target
+    found = jax.jit(lambda z, y: metrics.reliability(z, y, bins=10))(prediction, given)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.isnan(expected).any() and np.sum(expected[0] > 0) > 4
+    error = np.nansum(expected[0] * abs(expected[1] - expected[2]))
+    np.testing.assert_allclose(metrics.calibration_error(prediction, given, bins=10), error, rtol=1e-5)
+
+
+def test_a_calibrated_prediction_has_no_calibration_error_and_a_sure_one_that_is_wrong_the_largest():
+    half = jnp.log(jnp.array([[0.6, 0.4]] * 10))
+    np.testing.assert_allclose(metrics.calibration_error(half, jnp.array([0] * 6 + [1] * 4)), 0, atol=1e-6)
+    sure = jnp.array([[50.0, -50.0]] * 10)
+    np.testing.assert_allclose(metrics.calibration_error(sure, jnp.ones(10, jnp.int32)), 1, rtol=1e-6)
+
+
+def test_what_has_diverged_is_not_calibrated():
+    prediction = jnp.array([[0.0, 1.0], [jnp.nan, 1.0]])
+    share, *_ = metrics.reliability(prediction, jnp.array([1, 1]))
+    np.testing.assert_allclose(jnp.sum(share), 0.5)
+    assert np.isnan(metrics.calibration_error(prediction, jnp.array([1, 1])))
+
+
+def test_calibration_of_half_precision_is_computed_in_float32():
+    prediction, target = example(200)
+    exact = metrics.calibration_error(prediction.astype(jnp.bfloat16).astype(jnp.float32), target)
+    np.testing.assert_allclose(metrics.calibration_error(prediction.astype(jnp.bfloat16), target), exact, rtol=1e-6)

@@ -1,0 +1,207 @@
+"""Which small convolutional network tells clothes best, does augmentation help it, and what does it look at?
+
+python -m experiments.image_classification [--quick] [--seed 0] [--out runs/image_classification]
+
+Four networks of similar cost on Fashion-MNIST: three convolutions with batch norm (Ioffe & Szegedy 2015), a VGG (Simonyan &
+Zisserman 2015), a residual network (He et al. 2016) and one of Inception modules (Szegedy et al. 2015), each with AdamW and a
+cosine schedule, the learning rate chosen on 6,000 examples held out in short runs, then trained over three seeds with and
+without flips, shifts, zoom and brightness, what is better on the same examples tested once. Of the first network: its
+filters, how alike (correlation), how strong (variance) and how sparse its feature maps are, before and after training, and
+saliency, the gradient of a class score by the pixels (Simonyan et al. 2014).
+
+Expected: (to be recorded) the cnn at least 92 %. About 25 minutes on 2 cores, --quick half a minute.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import jnn
+from experiments import commands
+from experiments.fashion import CLASSES, cnn, cnn_blocks, inception, parts, resnet, scaled, vgg
+from experiments.findings import Interval, picture, record, stage
+
+NETWORKS = {"cnn": cnn(), "vgg": vgg(), "resnet": resnet(), "inception": inception()}
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+BATCH, EPOCHS = 64, 6
+
+
+def augmentation(amount):
+    """Flips, shifts by 2 pixels, zoom by 10 % and brightness by 20 % at amount 1, nothing at 0."""
+    aug = jnn.augmentations
+    return aug.chain(aug.flip(0.5 * amount), aug.crop(2 * amount), aug.zoom(0.1 * amount), aug.brightness(0.2 * amount))
+
+
+def objective_of(network, amount=0.0):
+    metrics = {"accuracy": jnn.metrics.accuracy}
+    return jnn.supervised(NETWORKS[network], jnn.losses.softmax_cross_entropy, metrics=metrics, augment=augmentation(amount))
+
+
+def trained(network, hparams, data, *, steps, seeds, seed, points=1):
+    """hparams: {"rate": (trials,), "amount": (trials,)} -> params, state, and curves {"train", "validation"}: accuracy in
+    percent over (trials, seeds, points), of the batches since the last point and of the examples held out."""
+
+    def run(hparams, key, data):
+        schedule = jnn.schedules.warmup_cosine(hparams["rate"], steps // 10, steps)
+        optimizer = jnn.optim.adamw(schedule, weight_decay=0.01, where=jnn.tree.is_weight)
+        training = jnn.training(objective_of(network, hparams["amount"]), optimizer)
+        every = steps // points
+        fitted = jnn.fit(training, data[0], key=key, steps=steps, batch_size=BATCH, eval_data=data[1], eval_every=every)
+        seen = fitted.history["accuracy"][: points * every].reshape(points, every).mean(axis=1)
+        curves = {"train": 100 * seen, "validation": 100 * fitted.history["eval"]["accuracy"]}
+        return fitted.train_state.params, fitted.train_state.state, curves
+
+    return jnn.sweep(run, hparams, seeds=seeds, seed=seed, data=data)
+
+
+def judged(network, data, test, options):
+    """-> params and state of the first seed, the curves (augmentation, seeds, points), and the numbers of a network."""
+    seeds, steps, points = (1, 40, 2) if options.quick else (3, EPOCHS * len(data[0][1]) // BATCH, 2 * EPOCHS)
+    rate = RATES[2]
+    if not options.quick:
+        short = {"rate": jnp.array(RATES), "amount": jnp.zeros(len(RATES))}
+        *_, curves = trained(network, short, data, steps=500, seeds=1, seed=options.seed)
+        rate = RATES[int(curves["validation"][:, 0, -1].argmax())]
+    both = {"rate": jnp.array([rate, rate]), "amount": jnp.array([0.0, 1.0])}
+    params, state, curves = trained(network, both, data, steps=steps, seeds=seeds, seed=options.seed, points=points)
+    validation = curves["validation"][..., -1]
+    best = int(validation.mean(axis=1).argmax())
+    params, state = jax.tree.map(lambda a: a[best], (params, state))
+    score = jax.vmap(lambda p, s: jnn.evaluate(objective_of(network), p, s, test, batch_size=500)["accuracy"])
+    numbers = {
+        "learning_rate": rate,
+        "validation_accuracy": {"plain": validation[0].tolist(), "augmented": validation[1].tolist()},
+        "chosen": ("plain", "augmented")[best],
+        "test_accuracy": (100 * score(params, state)).tolist(),
+        "parameters": sum(a[0].size for a in jax.tree.leaves(params)),
+    }
+    return jax.tree.map(lambda a: a[0], (params, state)), curves, numbers
+
+
+def feature_maps(model, images, depth):
+    """Of the cnn, (params, state), after so many of its blocks: (..., height, width, channel)."""
+    blocks = cnn_blocks(depth)
+    params, state = ({name: part[name] for name in blocks} for part in model)
+    return jnn.serial(scaled, **blocks).apply(params, state, images)[0]
+
+
+def character(maps):
+    """(n, height, width, channel) -> the mean |correlation| of two channels, their mean variance, the share of zeros.
+    A channel that never changes has no correlation, and is left out of it."""
+    flat = np.asarray(maps, np.float64).reshape(-1, maps.shape[-1])
+    variance = flat.var(axis=0)
+    alive = flat[:, variance > 0]
+    pairs = np.asarray(np.corrcoef(alive.T))[np.triu_indices(alive.shape[1], 1)]
+    return {"correlation": float(abs(pairs).mean()), "variance": float(variance.mean()), "zeros": float((flat == 0).mean())}
+
+
+def saliency(model, images, labels):
+    """-> (n, height, width):  |d score / d pixel|, the score that of the picture's own class, before softmax."""
+    params, state = model
+
+    def score(image, label):
+        return NETWORKS["cnn"].apply(params, state, image[None])[0][0, label]
+
+    return jnp.abs(jax.vmap(jax.grad(score))(images.astype(jnp.float32), labels))[..., 0]
+
+
+def draw_inside(out, model, images, labels):
+    """First filters, the first maps of a picture, pictures with their saliency: one of each class."""
+    rows = [int(np.flatnonzero(labels == label)[0]) for label in range(10)]
+    shown, seen = images[rows], saliency(model, images[rows], labels[rows])
+    filters = np.moveaxis(np.asarray(model[0]["block_1"]["conv"]["w"])[:, :, 0], -1, 0)
+    maps = np.moveaxis(np.asarray(feature_maps(model, shown[-1:], 1))[0], -1, 0)
+    figure = Figure(figsize=(8, 2.6))
+    grid = figure.subplots(4, 16)
+    for i in range(16):
+        for row, first in ((0, 0), (2, 16)):
+            jnn.plots.image(grid[row, i], filters[first + i], symmetric=True)
+            jnn.plots.image(grid[row + 1, i], maps[first + i])
+    figure.suptitle("The 32 first filters (red adds, blue takes away), each above what it makes of a boot", fontsize=9)
+    picture(out, "filters", figure)
+    figure = Figure(figsize=(8, 2))
+    for pair, image, gradient, name in zip(figure.subplots(2, 10).T, shown, seen, CLASSES, strict=True):
+        jnn.plots.image(pair[0], image, title=name)
+        jnn.plots.image(pair[1], gradient)
+    figure.suptitle(
+        "One picture of each class, and how much each pixel changes the score of its class (white most)", fontsize=9
+    )
+    picture(out, "saliency", figure)
+
+
+def draw_mistakes(out, logits, images, labels):
+    """The confusion matrix, and the mistakes of which the network was surest."""
+    figure = Figure(figsize=(6.5, 5))
+    jnn.plots.confusion(figure.subplots(), jnn.metrics.confusion_matrix(logits, labels), CLASSES)
+    picture(out, "confusion", figure)
+    said = np.argmax(logits, -1)
+    sure = np.where(said == labels, 0, np.max(jax.nn.softmax(logits), -1))
+    figure = Figure(figsize=(8, 3))
+    for axes, i in zip(figure.subplots(2, 8).ravel(), np.argsort(-sure)[:16], strict=True):
+        jnn.plots.image(axes, images[i], title=f"{CLASSES[labels[i]]}\nas {CLASSES[said[i]]}, {100 * sure[i]:.0f} %")
+    picture(out, "mistakes", figure)
+
+
+def draw_curves(out, curves, epochs):
+    figure = Figure(figsize=(8, 2.8))
+    for axes, (name, found) in zip(figure.subplots(1, len(curves), sharey=True, squeeze=False)[0], curves.items(), strict=True):
+        x = np.linspace(0, epochs, found["train"].shape[-1] + 1)[1:]
+        for i, kind in enumerate(("plain", "augmented")):
+            color = jnn.plots.COLORS[i]
+            jnn.plots.band(axes, x, found["validation"][i], label=f"{kind}, validation", color=color)
+            jnn.plots.band(axes, x, found["train"][i], label=f"{kind}, training", color=color, linestyle=":")
+        axes.set(title=name, xlabel="epochs")
+    low = min(float(found["validation"].min()) for found in curves.values())
+    figure.axes[0].set(ylabel="accuracy in percent", ylim=(max(low, 80.0) if low > 60 else None, None))
+    figure.axes[0].legend()
+    picture(out, "curves", figure)
+
+
+def main(arguments=None):
+    options = commands.parser(__doc__, "image_classification", quick="the cnn, one seed, 40 steps").parse_args(arguments)
+    train, validation, (images, labels) = parts()
+    held_out, tested = (500, 1000) if options.quick else (3000, 10000)
+    data, test = (train, tuple(a[:held_out] for a in validation)), (images[:tested], labels[:tested])
+    models, curves, results = {}, {}, {}
+    for name in ("cnn",) if options.quick else NETWORKS:
+        with stage(f"{name}, plain and augmented"):
+            models[name], curves[name], results[name] = judged(name, data, test, options)
+    trained_cnn, fresh_cnn = models["cnn"], NETWORKS["cnn"].init(jax.random.key(options.seed), images)
+    params, state = trained_cnn
+    logits = jax.lax.map(lambda image: NETWORKS["cnn"].apply(params, state, image)[0], test[0], batch_size=500)
+    results["confusion"] = np.asarray(jnn.metrics.confusion_matrix(logits, test[1])).tolist()
+    results["features"] = {
+        when: [character(feature_maps(model, images[:500], depth)) for depth in (1, 2, 3)]
+        for when, model in (("before", fresh_cnn), ("after", trained_cnn))
+    }
+    with jnn.plots.style():
+        draw_mistakes(options.out, logits, *test)
+        draw_inside(options.out, trained_cnn, *test)
+        draw_curves(options.out, curves, 40 * BATCH / len(train[1]) if options.quick else EPOCHS)
+    return record(options, described(results, list(models)), results)
+
+
+def described(results, names) -> str:
+    accuracy = [f"{name} {Interval.of(results[name]['test_accuracy']):.2f %}" for name in names]
+    gain = [np.subtract(*(results[name]["validation_accuracy"][kind] for kind in ("augmented", "plain"))) for name in names]
+    gains = [f"{name} {Interval.of(change):+.2f}" for name, change in zip(names, gain, strict=True)]
+    confused = np.array(results["confusion"])
+    np.fill_diagonal(confused, 0)
+    true, said = np.unravel_index(confused.argmax(), confused.shape)
+    before, after = (results["features"][when] for when in ("before", "after"))
+    change = {key: ", ".join(f"{b[key]:.2f} to {a[key]:.2f}" for b, a in zip(before, after, strict=True)) for key in before[0]}
+    return (
+        f"On Fashion-MNIST's test pictures: {'; '.join(accuracy)} (mean and 95 % interval over "
+        f"{len(results[names[0]]['test_accuracy'])} seeds). Augmentation changed the accuracy on the examples held out, in "
+        f"points and at equal steps: {'; '.join(gains)}. The cnn's most frequent mistake is a {CLASSES[true]} taken for a "
+        f"{CLASSES[said]} ({100 * confused[true, said] / np.sum(results['confusion'][true]):.0f} % of them). In its three "
+        f"blocks training changed the mean correlation of two feature maps from {change['correlation']}, their mean "
+        f"variance from {change['variance']}, and the share of zeros from {change['zeros']} (one network)."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(commands.exit_code(main))
