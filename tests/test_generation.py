@@ -1,5 +1,7 @@
 """`generate` against the whole text read again at every step, by the model that is trained, without cache or scan."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,9 +38,14 @@ def twin(make, prompt, scale=0.5):
     return model, decoder, jax.tree.map(lambda p: scale * p, filled(params)), state
 
 
+@functools.cache
+def jitted(model):
+    return jax.jit(model.apply)
+
+
 def recomputed(model, params, prompt, length, key, temperature):
     """The tokens by the definition: each from the logits of the whole text before it."""
-    apply, text = jax.jit(model.apply), prompt
+    apply, text = jitted(model), prompt
     for t in range(length):
         logits = apply(params, {}, text)[0][..., -1, :]
         if temperature == 0:
