@@ -111,15 +111,14 @@ def progress(axes, found):
         spent = (PRICE if way == "gradient" else 1) * np.arange(1, best.shape[1] + 1)
         jnn.plots.band(axes, spent, best, label=name, color=color)
     axes.set(xscale="log", yscale="log", xlabel=f"compute (runs; a gradient is {PRICE})", ylabel="best validation loss (nats)")
-    axes.legend()
 
 
 def winners(axes, found):
     """The learning rates of every study's winner, and their geometric mean."""
-    for (way, name), color in zip(NAMES.items(), jnn.plots.COLORS, strict=False):
+    for way, color in zip(NAMES, jnn.plots.COLORS, strict=False):
         rates = np.maximum(found[way]["rates"], LOW / 10)  # a cosine ends at 0
         axes.plot(rates.T, color=color, linewidth=0.5, alpha=0.3)
-        axes.plot(np.exp(np.log(rates).mean(axis=0)), color=color, label=name)
+        axes.plot(np.exp(np.log(rates).mean(axis=0)), color=color)
     axes.set(yscale="log", xlabel="step of the run", ylabel="learning rate")
     axes.set_title("Winners: each study, and geometric mean")
 
@@ -138,6 +137,7 @@ def main(arguments=None):
         left, right = figure.subplots(1, 2)
         progress(left, found)
         winners(right, found)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         picture(options.out, "hypergradients", figure)
 
     results = {"price": price, "counted_price": PRICE}
