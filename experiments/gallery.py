@@ -21,11 +21,29 @@ RESULTS = HERE / "results"
 # experiment -> the picture that stands for it, in the order of a course
 PICTURES = {
     "linear_classifier": "templates",
+    "perceptron": "perceptron",
+    "computation_graph": "neuron",
+    "gradient_check": "steps",
     "activations": "gradients",
     "initialization": "variances",
     "batch_norm": "heatmaps",
     "regularization": "gap",
     "optimizers": "paths",
+    "second_order": "descent",
+    "universal_approximation": "approximation",
+    "babysitting": "diagnoses",
+    "hyperparameters": "searches",
+    "image_classification": "mistakes",
+    "receptive_field": "fields",
+    "autoencoder": "reconstructions",
+    "transfer": "transfer",
+    "autoregression": "forecasts",
+    "long_memory": "lengths",
+    "character_model": "losses_and_speed",
+    "graph_network": "embedding",
+    "style_transfer": "pictures",
+    "hypergradients": "hypergradients",
+    "ensembles": "ensembles",
 }
 TOP = """# Experiments
 

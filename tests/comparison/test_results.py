@@ -4,11 +4,11 @@ import json
 import re
 import subprocess
 
-import matplotlib
 import numpy as np
 import pytest
 
 import jnn
+from jnn import plots
 from jnn.comparison import figures, report, statistics, terminal
 from jnn.comparison.errors import InputError
 from jnn.comparison.results import Comparison
@@ -259,7 +259,7 @@ def test_a_report_takes_away_its_own_outdated_figures_and_nothing_else(tmp_path)
 
 @pytest.mark.parametrize("letters", [8, 20, 27, 33, 45])
 def test_no_name_in_a_legend_is_cut(letters):
-    with matplotlib.rc_context(figures.STYLE):
+    with plots.style():
         figure, axes = figures._axes("", "", "")
         for i in range(12):
             axes.plot([0, 1], [0, i], label=f"{i:02d}" + (letters - 2) * "e")
