@@ -15,6 +15,7 @@ def parser(about: str | None, out: str, quick: str) -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help=quick)
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--out", type=Path, default=Path("runs") / out)
+    found.set_defaults(experiment=out)
     return found
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from experiments.benchmarks import records
 
+BEGAN = time.perf_counter()
+
 
 class Interval(tuple):
     """mean, low, high: of values over seeds, with the 95 % interval of the mean (Student's t); None twice for one value."""
@@ -62,5 +64,6 @@ def record(options, finding: str, results: Mapping) -> dict:
     asked = {name: value for name, value in vars(options).items() if name != "out"}
     results = dict(results)
     print(f"\n{finding}\n")
-    records.write(options.out, "results", {"finding": finding, "options": asked, **results})
+    seconds = time.perf_counter() - BEGAN
+    records.write(options.out, "results", {"finding": finding, "options": asked, "seconds": seconds, **results})
     return results

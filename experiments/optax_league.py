@@ -69,6 +69,25 @@ def league(comparisons: dict[str, Comparison]) -> list[dict]:
     return sorted(rows.values(), key=lambda row: row["mean_difference"])
 
 
+def summary(rows: list[dict], tasks: list[str]) -> str:
+    """In one paragraph: who was better on how many tasks, who never worse, how many worse everywhere."""
+
+    def count(row, verdict):
+        return sum(of["verdict"] == verdict for of in row["tasks"].values())
+
+    def names(chosen):
+        return ", ".join(f"`{row['optimizer']}`" for row in chosen) or "none"
+
+    most = max(count(row, "better") for row in rows)
+    unbeaten = [row for row in rows if count(row, "better") and not count(row, "worse")]
+    always_worse = sum(count(row, "worse") == len(tasks) for row in rows)
+    best = [row for row in rows if count(row, "better") == most] if most else []
+    return (
+        f"Of {len(rows)} optimizers the most successful were better than Adam on {most} of {len(tasks)} tasks: {names(best)}. "
+        f"Better somewhere and worse nowhere: {names(unbeaten)}. Worse on every task: {always_worse}.\n"
+    )
+
+
 def table(rows: list[dict], comparisons: dict[str, Comparison]) -> str:
     """Markdown: on each task the difference from Adam in percent with its 95 % interval, and the verdict."""
     tasks = list(comparisons)
@@ -111,7 +130,7 @@ def picture(rows: list[dict], tasks: list[str], out: Path):
                 )
             axes.set_xscale("symlog", linthresh=10)
             axes.set_xticks([-100, -10, -5, 0, 5, 10, 100, 1000])
-            axes.set_xlim(-100, 2000)
+            axes.set_xlim(-100, 6000)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0")
             axes.tick_params(axis="x", labelsize=7)
             axes.grid(axis="y", color="0.93", linewidth=0.6)
@@ -119,9 +138,8 @@ def picture(rows: list[dict], tasks: list[str], out: Path):
             axes.set_ylim(len(rows) - 0.4, -0.6)
         names = [row["optimizer"].replace("optax.contrib:", "contrib:").replace("optax:", "") for row in rows]
         panels[0].set_yticks(range(len(rows)), names, fontsize=8)
-        for verdict, color in COLORS.items():
-            panels[-1].plot([], [], "o", color=color, markersize=4, label=verdict)
-        panels[-1].legend(loc="lower right", fontsize=7)
+        dots = [panels[-1].plot([], [], "o", color=color, markersize=4, label=verdict)[0] for verdict, color in COLORS.items()]
+        figure.legend(handles=dots, loc="outside upper right", ncols=len(dots))
         figure.supxlabel("test loss less tuned Adam's, in % of Adam's, with 95 % interval; left is better", fontsize=9)
         figure.savefig(out / "league.png", dpi=150)
         figure.savefig(out / "league.svg", metadata={"Date": None})
@@ -155,7 +173,7 @@ def main(arguments=None):
             print(f"{task}: {len(plan.entrants)} optimizers", flush=True)
             comparisons[task] = run_plan(plan, options.out / task)
     rows = league(comparisons)
-    text = table(rows, comparisons)
+    text = f"{summary(rows, list(comparisons))}\n{table(rows, comparisons)}"
     (options.out / "league.md").write_text(text, encoding="utf-8")
     picture(rows, list(comparisons), options.out)
     records.write(

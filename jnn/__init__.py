@@ -18,6 +18,8 @@ from jnn import (
 from jnn.combinators import branch, parallel, precision, remat, repeat, residual, serial
 from jnn.comparison import calibrate, compare, complement_log_uniform, log_uniform, uniform, verdict_map
 from jnn.compositions import compose
+from jnn.diagnoses import diagnose
+from jnn.generation import generate
 from jnn.gradients import check_gradients
 from jnn.layers import (
     attention,
@@ -48,6 +50,7 @@ from jnn.layers import (
     rms_norm,
     rnn,
     sinusoidal_positions,
+    stateful,
     stochastic_depth,
 )
 from jnn.objectives import supervised

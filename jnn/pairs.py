@@ -160,10 +160,10 @@ def say_taken(apply: Callable, names) -> None:
     apply.__signature__ = inspect.Signature([*own, *given])  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def forwarding(owner: str, children, apply: Callable) -> Callable:
+def forwarding(owner: str, children, apply: Callable, *, but: tuple[str, ...] = ()) -> Callable:
     """`apply(params, state, x, *, key, train, extra)` of a layer made of `children`, as a Layer's apply function: it takes
-    the extra keyword arguments that any child takes, and says so in its signature."""
-    names = sorted({name for child in children for name in extra_arguments(child)})
+    the extra keyword arguments that any child takes, `but` for those that it gives itself, and says so in its signature."""
+    names = sorted({name for child in children for name in extra_arguments(child)} - set(but))
 
     def outer(params, state, x, *, key=None, train=False, **extra):
         unknown = sorted(set(extra) - set(names))

@@ -4,12 +4,15 @@ import os
 import jax
 import pytest
 
+from jnn import plots
+
 import layer_properties
 
 # Most of the time of the suite goes into compiling, and programs as small as these gain nothing from LLVM's passes.
 # Read when the first program is compiled; `XLA_FLAGS= pytest` runs the suite with them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+plots.STYLE["pdf.fonttype"] = 3  # outlines as they are: to cut them to size for type 42 is half of what a report takes
 if "JAX_PLATFORMS" not in os.environ:
     # several test processes would fight over the memory of one accelerator
     jax.config.update("jax_platforms", "cpu")

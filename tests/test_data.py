@@ -3,6 +3,8 @@ import gzip
 import hashlib
 import io
 import os
+import struct
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +115,22 @@ def test_a_batch_is_a_function_of_key_and_step(key):
     for first in (0, 1, 5, 14):
         np.testing.assert_array_equal(later(jnp.int32(first)), order[first : first + 6])
     assert np.any(order != data.batch_order(jax.random.fold_in(key, 1), 0, 20, 13, 4))
+
+
+@pytest.mark.parametrize(("n", "k"), [(10, 5), (13, 4), (6, 6), (7, 2)])
+def test_folds_hold_disjoint_parts_out_and_train_on_all_others(n, k, key):
+    train, held = (np.asarray(part) for part in data.folds(n, k, key=key))
+    assert (train.shape, held.shape, train.dtype, held.dtype) == ((k, n - n // k), (k, n // k), np.int32, np.int32)
+    assert len(set(held.ravel())) == k * (n // k)
+    for inside, outside in zip(train, held, strict=True):
+        assert sorted([*inside, *outside]) == list(range(n))
+    assert np.any(held != data.folds(n, k, key=jax.random.fold_in(key, 1))[1])
+
+
+@pytest.mark.parametrize("k", [1, 8])
+def test_folds_refuse_what_cannot_be_held_out(k, key, raises):
+    with raises(ValueError, f"folds: k must lie between 2 and the 7 examples, got {k}"):
+        data.folds(7, k, key=key)
 
 
 def test_no_steps_have_no_batches(key):
@@ -322,12 +340,47 @@ def test_time_series_have_their_dates_and_gaps(monkeypatch, tmp_path):
     np.testing.assert_array_equal(parts, np.float32([316.1, np.nan, 317.6]))
 
 
+def png(array) -> bytes:
+    """uint8 (height, width, 3) in the format of PNG, without its filters (ISO/IEC 15948)."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width, _ = array.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in array)
+    start = b"\x89PNG\r\n\x1a\n"
+    return start + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_picture_is_read_as_its_pixels(monkeypatch, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    found = pinned(monkeypatch, tmp_path, "pictures", "chelsea.png", png(pixels))
+    monkeypatch.setitem(datasets.PICTURES, "chelsea", ("chelsea.png", found))
+    picture = data.picture("chelsea")
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture, pixels)
+
+
+def test_a_picture_that_there_is_not_is_refused(raises):
+    with raises(ValueError, "picture: name must be one of astronaut, chelsea, coffee, starry_night, got 'cat'"):
+        data.picture("cat")
+
+
+def test_a_painting_without_a_sure_address_is_not_fetched(without_folder):
+    with pytest.raises(data.MissingDataError) as error:
+        data.picture("starry_night")
+    assert str(error.value).startswith("pictures is missing: starry_night_google.jpg is not in ")
+    assert "and cannot be fetched; set JNN_DATA_DIR to a folder that holds pictures/" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("read", "folder", "name", "address"),
     [
         (data.tiny_shakespeare, "tinyshakespeare", "input.txt", "tinyshakespeare/input.txt"),
         (data.sunspots, "timeseries", "statsmodels_sunspots.csv", "statsmodels/datasets/sunspots/sunspots.csv"),
         (data.co2, "timeseries", "statsmodels_co2.csv", "statsmodels/datasets/co2/co2.csv"),
+        (lambda: data.picture("coffee"), "pictures", "coffee.png", "v0.25.2/skimage/data/coffee.png"),
     ],
 )
 def test_other_sets_are_fetched_by_their_address_and_hash(read, folder, name, address, monkeypatch, tmp_path, without_folder):
@@ -377,6 +430,18 @@ def test_the_real_series_are_what_is_known_of_them():
     assert (len(days), np.isnan(parts).sum()) == (2284, 59)
     assert set(np.diff(days).astype(int)) == {7}
     np.testing.assert_allclose(np.nanmean(parts[-52:]), 371, atol=1)  # 2001, as NOAA gives it
+
+
+@needs_files
+def test_the_real_pictures_have_their_sizes():
+    # as scikit-image documents them, and as the painting's copy is
+    sizes = {"astronaut": (512, 512), "chelsea": (300, 451), "coffee": (400, 600), "starry_night": (1014, 1280)}
+    for name, size in sizes.items():
+        picture = data.picture(name)
+        assert picture.shape == (*size, 3)
+        assert np.ptp(picture) > 200
+    red, _, blue = data.picture("starry_night").reshape(-1, 3).mean(axis=0)
+    assert blue > red + 10
 
 
 @pytest.mark.slow

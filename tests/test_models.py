@@ -147,7 +147,7 @@ def test_a_step_of_sgd_reaches_every_parameter_and_lowers_the_loss(case, key):
             return jnp.mean(jnn.losses.squared_error(model.apply(params, state, x, key=key, train=True)[0], target))
 
         before, grads = jax.value_and_grad(loss)(params)
-        return before, grads, loss(jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads))
+        return before, grads, loss(jax.tree.map(lambda p, g: p - 1e-4 * g, params, grads))
 
     before, grads, after = step(key, x, target)
     for path, grad in jnn.tree.flatten(grads).items():

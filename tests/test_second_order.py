@@ -373,6 +373,22 @@ def test_newton_cg_goes_as_far_as_scipys_conjugate_gradients(x64):
     np.testing.assert_allclose(steps[1] - small, 1e-6 * once, rtol=1e-6)
 
 
+def test_newton_cg_counts_its_products_and_its_values(x64):
+    x = jnp.asarray(np.random.default_rng(1).normal(size=50))
+    gradient, made = HESSIAN @ np.asarray(x), []
+    norm = np.linalg.norm(gradient)
+    scipy.sparse.linalg.cg(HESSIAN, -gradient, rtol=0, atol=min(0.5, norm**0.5) * norm, callback=made.append)
+    optimizer = optim.newton_cg()
+    state = optimizer.init(x)
+    for _ in range(2):
+        _, state = optimizer.update(jnp.asarray(gradient), state, x, value=quadratic(x), value_fn=quadratic)
+    assert jax.tree.map(int, tuple(state)) == (2, 2 * len(made), 2)
+    # from 1 the step of Newton is -1: 8 times it is too far, and so is 4 times; twice it leads to -1, where x^2 is as high
+    square, one = (lambda x: jnp.vdot(x, x)), jnp.ones(1)
+    _, state = optim.newton_cg(8.0).update(2 * one, optimizer.init(one), one, value=square(one), value_fn=square)
+    assert jax.tree.map(int, tuple(state)) == (1, 1, 4)
+
+
 @pytest.mark.parametrize("name", ["rosenbrock", "rosenbrock-10", "helical-valley", "trigonometric"])
 def test_newton_cg_converges_in_no_more_steps_than_scipys(name, x64):
     loss, start = FUNCTIONS[name]

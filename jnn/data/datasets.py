@@ -29,6 +29,13 @@ TIME_SERIES = {
     "sunspots": "f67889b1d9002cd5227f0e0ef54e35b419cdd85a31279adef6f73fb41e5c0a9b",
     "co2": "16695fa2786e53414e5a6b54767a3fdf5de99cfbc68617f69d1362d92776a92f",
 }
+PICTURES = {
+    "astronaut": ("astronaut.png", "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"),
+    "chelsea": ("chelsea.png", "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb"),
+    "coffee": ("coffee.png", "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7"),
+    "starry_night": ("starry_night_google.jpg", "c31741a09141c2e2d07fc7aa6bdf135c369b804f9433e43fa3ceac19386d1ee6"),
+}
+PICTURES_ADDRESS = "https://raw.githubusercontent.com/scikit-image/scikit-image/v0.25.2/skimage/data"
 TIME_SERIES_ADDRESS = "https://raw.githubusercontent.com/statsmodels/statsmodels/v0.15.0/statsmodels/datasets"
 
 
@@ -108,6 +115,23 @@ def co2():
     rows = _time_series("co2")
     days = np.array([f"{day[:4]}-{day[4:6]}-{day[6:]}" for day, _ in rows], "datetime64[D]")
     return days, np.array([value or "nan" for _, value in rows], np.float32)
+
+
+def picture(name: str):
+    """-> uint8 (height, width, 3), red, green and blue, of a photograph or a painting.
+
+    name: "astronaut" (512 x 512, NASA, public domain), "chelsea", a cat (300 x 451, CC0), "coffee" (400 x 600, CC0), all three
+        as scikit-image has them; "starry_night" (1014 x 1280; van Gogh 1889, public domain), which is not fetched but read
+        from `pictures/starry_night_google.jpg` in the folder that JNN_DATA_DIR names, or in the cache.
+    Raises ValueError for another name."""
+    from PIL import Image
+
+    if name not in PICTURES:
+        raise ValueError(f"picture: name must be one of {', '.join(PICTURES)}, got {name!r}")
+    file_name, sha256 = PICTURES[name]
+    path = _fetch("pictures", file_name, sha256, f"{PICTURES_ADDRESS}/{file_name}" if file_name.endswith(".png") else None)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _time_series(name: str) -> list[list[str]]:

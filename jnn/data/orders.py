@@ -81,3 +81,18 @@ def _mix(x, round_key):
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
+
+
+def folds(n: int, k: int, *, key):
+    """-> int32 (k, n - n // k), int32 (k, n // k):  for k-fold cross-validation, the examples to train on and those held out.
+
+    The parts held out are disjoint, and drawn at random. All are of one size, so that the folds can be mapped over; the n % k
+    examples that are left are held out by none, and trained on by all."""
+    if not 2 <= k <= n:
+        raise ValueError(f"folds: k must lie between 2 and the {n} examples, got {k}")
+    order = shuffled(key, jnp.arange(n), n)
+    size = n // k
+    held = order[: k * size].reshape(k, size)
+    # the order from behind the part that is held out around to its beginning
+    train = jnp.stack([jnp.roll(order, -(i + 1) * size)[: n - size] for i in range(k)])
+    return train, held

@@ -8,7 +8,7 @@ from jnn.layers.linear import dense, maxout
 from jnn.layers.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from jnn.layers.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from jnn.layers.rectifiers import prelu
-from jnn.layers.recurrent import bidirectional, gru, jordan, lstm, rnn
+from jnn.layers.recurrent import bidirectional, gru, jordan, lstm, rnn, stateful
 from jnn.layers.shapes import flatten
 from jnn.layers.stochastic import dropout, stochastic_depth
 
@@ -41,5 +41,6 @@ __all__ = [
     "rms_norm",
     "rnn",
     "sinusoidal_positions",
+    "stateful",
     "stochastic_depth",
 ]

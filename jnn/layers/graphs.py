@@ -17,7 +17,8 @@ from jax.core import Tracer
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, zeros
 from jnn.layers.checks import describe, keys_for, require_dtype, require_floating, require_width, taken
-from jnn.numbers import whole, wide
+from jnn.layers.stochastic import dropout
+from jnn.numbers import require_share, whole, wide
 from jnn.pairs import as_layer, forwarding
 from jnn.types import Graph, Layer
 
@@ -58,7 +59,7 @@ def graph_conv(features: int, *, aggregate="symmetric", self_edges=True, w_init=
 
 
 def graph_attention(
-    features: int, heads: int, *, merge="concat", self_edges=True, w_init=lecun_normal(), b_init=zeros
+    features: int, heads: int, *, merge="concat", rate=None, self_edges=True, w_init=lecun_normal(), b_init=zeros
 ) -> Layer:
     """Graph of (n, in) -> Graph of (n, heads * features):  y_i = sum over j -> i of a_ij h_j + b,  h = x @ w.
 
@@ -66,15 +67,20 @@ def graph_attention(
 
     features: those of one head.
     merge: "concat" puts the heads side by side, head 0 first; "mean" takes their mean, (n, features), for the last layer.
+    rate: the share that dropout takes of the a_ij while training, each head by itself, so that a node hears from a random
+        sample of its neighbours (section 2.2); None for no dropout.
     self_edges: whether the edges i -> i are added. Without them, a node to which no edge leads gets b.
     Parameters: `w (in, heads * features)`, `attend_from (heads, features)`, `attend_to (heads, features)`, `b` as wide as y.
-    Raises LayerError for anything but a Graph, for indices out of range and for nodes of another width or dtype than w.
+    Raises LayerError for anything but a Graph, for indices out of range, for nodes of another width or dtype than w, and for
+    training with a rate and without a key.
     Velickovic et al. 2018, eq. 3 to 6, whose vector a is attend_to and attend_from in a row.
     """
     features = whole("graph_attention", "features", features)
     heads = whole("graph_attention", "heads", heads)
     if merge not in ("concat", "mean"):
         raise ValueError(f"graph_attention: merge must be 'concat' or 'mean', got {merge!r}")
+    if rate is not None:
+        require_share("graph_attention", "rate is the share dropped", rate)
     outputs = heads * features if merge == "concat" else features
 
     def init(key, x):
@@ -107,6 +113,10 @@ def graph_attention(
         largest = jax.ops.segment_max(jax.lax.stop_gradient(scores), receivers, n + 1)
         shares = jnp.exp(scores - largest[receivers])
         total = _sum(shares, receivers, n)[:, :, None]
+        if rate is not None and train:
+            if key is None:
+                raise LayerError("graph_attention", "needs a key when train=True")
+            shares = dropout(rate).apply({}, {}, shares, key=key, train=True)[0]
         y = _sum(shares[:, :, None] * _at(h, senders).astype(shares.dtype), receivers, n)
         y = y / jnp.where(total == 0, jnp.ones_like(total), total)
         y = y.reshape(n, heads * features) if merge == "concat" else jnp.mean(y, axis=1)

@@ -12,6 +12,7 @@ All of them are `factory(..., return_state=False)` and
                   `initial` takes
 
 `serial(gru(64, return_state=True), lambda ys, final: final, dense(10))` reads a class off the last step of each sequence.
+`stateful(gru(64, return_state=True))` keeps the cell's state in its own, and goes on from there with the steps that come next.
 
 Each gate's matrices are drawn by themselves, `w_init(key, (in, features), dtype)` and `wh_init(key, (features, features),
 dtype)`, and laid side by side; `b_init` draws all of b at once. The recurrent matrices are orthogonal by default: they keep
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, orthogonal, zeros
-from jnn.layers.checks import describe, keys_for, require_array, require_floating
+from jnn.layers.checks import describe, keys_for, require_array, require_floating, taken_state
 from jnn.layers.recurrences import gru_states, lstm_states
 from jnn.layers.sequences import (
     checked_lengths,
@@ -40,7 +41,7 @@ from jnn.layers.sequences import (
     varying,
 )
 from jnn.numbers import whole
-from jnn.pairs import as_layer, call, check_children, forwarding, init_each, split
+from jnn.pairs import as_layer, call, check_children, extra_arguments, forwarding, init_each, kind, split
 from jnn.types import Layer
 
 
@@ -269,3 +270,64 @@ def bidirectional(layer) -> Layer:
         return (y, tuple(finals)) if finals else y, new_state
 
     return Layer(init, forwarding("bidirectional", [layer], apply))
+
+
+def stateful(layer) -> Layer:
+    """(..., time, in) -> (..., time, features):  the same layer, which goes on where it stopped: x holds the steps that come
+    next.
+
+    layer: a recurrent layer made with return_state=True, or any Layer that takes `initial` and returns (ys, final), whose
+        zeros are the state before the first step.
+    Parameters: those of `layer`, under its name. So a model that is trained without it decodes with it.
+    State: `final`, what `layer` returns as such, an entry "0", "1", ... for each part of a tuple; zeros from `init`, for as
+    many sequences as the x it was given; and `layer`, the state of `layer`, where it has some.
+    apply takes what `layer` takes but `initial`: with `lengths` each sequence goes on from its last step that counts.
+    Raises LayerError when `layer` returns no pair or x has other leading axes than the state.
+    """
+    layer = as_layer(layer)
+    if kind(layer) == "bidirectional":
+        raise ValueError("stateful: a bidirectional layer begins at the end of a sequence, which is still to come")
+    if "initial" not in extra_arguments(layer):
+        raise TypeError(f"stateful: needs a layer that takes `initial`, as jnn.lstm does, got {kind(layer)}")
+
+    def pair(y):
+        if type(y) is not tuple or len(y) != 2:
+            problem = f"stateful needs the pair (ys, final), got {describe(y)}: make the layer with return_state=True"
+            raise LayerError(kind(layer), problem)
+        return y
+
+    def kept(final, own):
+        return {"final": _tuples_as_dicts(final), **({"layer": own} if own else {})}
+
+    def init(key, x):
+        params, own = layer.init(key, x)
+        _, final = jax.eval_shape(lambda params, own, x: pair(layer.apply(params, own, x)[0]), params, own, x)
+        return params, kept(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), final), own)
+
+    def apply(params, state, x, *, key, train, extra):
+        own = state.get("layer", {})
+        (before,) = taken_state(kind(layer), {name: part for name, part in state.items() if name != "layer"}, "final")
+        # in the dtype of x, which is another under `precision`
+        initial = jax.tree.map(lambda a: jnp.asarray(a).astype(x.dtype), _dicts_as_tuples(before))
+        y, own = layer.apply(params, own, x, key=key, train=train, initial=initial, **extra)
+        ys, final = pair(y)
+        final = jax.tree.map(lambda new, old: new.astype(old.dtype), _tuples_as_dicts(final), before)
+        return ys, kept(final, own)
+
+    init.__qualname__ = getattr(layer.init, "__qualname__", "layer")
+    return Layer(init, forwarding(kind(layer), [layer], apply, but=("initial",)))
+
+
+def _tuples_as_dicts(final):
+    """A state is nested dicts of arrays: tuples as dicts of "0", "1", ..."""
+    if isinstance(final, tuple):
+        return {str(i): _tuples_as_dicts(part) for i, part in enumerate(final)}
+    return {name: _tuples_as_dicts(part) for name, part in final.items()} if isinstance(final, dict) else final
+
+
+def _dicts_as_tuples(kept):
+    if not isinstance(kept, dict):
+        return kept
+    parts = {name: _dicts_as_tuples(part) for name, part in kept.items()}
+    places = [str(i) for i in range(len(parts))]
+    return tuple(parts[i] for i in places) if set(parts) == set(places) else parts

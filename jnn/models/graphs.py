@@ -23,18 +23,18 @@ def gcn(hidden: int, classes: int, *, rate=0.5) -> Layer:
 
 
 def gat(hidden: int, classes: int, *, heads: int = 8, rate=0.6) -> Layer:
-    """Graph -> (nodes, classes):  two layers of graph attention with elu between them, dropout before each (Velickovic et al.
-    2018, section 3.3; without their dropout of the attention itself).
+    """Graph -> (nodes, classes):  two layers of graph attention with elu between them, dropout before each and of their
+    attention (Velickovic et al. 2018, section 3.3).
 
     hidden: features of each of the `heads` heads of the first layer; the second has one head.
-    rate: the share that dropout takes of the nodes' features.
+    rate: the share that dropout takes of the nodes' features, and of the attention.
     """
     return serial(
         dropout_1=on_nodes(dropout(rate)),
-        attention_1=graph_attention(hidden, heads),
+        attention_1=graph_attention(hidden, heads, rate=rate),
         elu=on_nodes(jax.nn.elu),
         dropout_2=on_nodes(dropout(rate)),
-        attention_2=graph_attention(classes, 1),
+        attention_2=graph_attention(classes, 1, rate=rate),
         nodes=_nodes,
     )
 

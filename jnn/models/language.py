@@ -8,20 +8,29 @@ from jnn.combinators import repeat, residual, serial
 from jnn.compositions import compose
 from jnn.errors import LayerError
 from jnn.initializers import normal
-from jnn.layers import attention, dense, dropout, embed, layer_norm, learned_positions, lstm
+from jnn.layers import attention, dense, dropout, embed, layer_norm, learned_positions, lstm, stateful
 from jnn.layers.products import affine
 from jnn.numbers import whole
 from jnn.types import Layer
 
 
 def language_model(
-    vocabulary: int, *, cell: Callable[[int], Layer] = lstm, width: int = 64, features: int = 256, layers: int = 1, rate=None
+    vocabulary: int,
+    *,
+    cell: Callable[..., Layer] = lstm,
+    width: int = 64,
+    features: int = 256,
+    layers: int = 1,
+    rate=None,
+    cache: bool = False,
 ) -> Layer:
     """(..., time) integers -> (..., time, vocabulary):  embedding, recurrent layers, and the logits of the next token.
 
     cell: the factory of the recurrent layers: `jnn.rnn`, `jnn.lstm`, `jnn.gru`, or your own of one whole number.
     width: of the embedding; features: of each recurrent layer; layers: how many.
     rate: the share that dropout takes before each recurrent layer and the head (Zaremba et al. 2014); None for no dropout.
+    cache: the decoding twin, with the same parameters: it keeps what its cells know in its state, by `jnn.stateful`, and
+        takes the tokens that come next. A cell of your own is then called with return_state=True too.
     """
     if not callable(cell):
         raise TypeError(f"language_model: cell must be a factory, as jnn.lstm is, got {cell!r}")
@@ -29,7 +38,7 @@ def language_model(
     for i in range(whole("language_model", "layers", layers)):
         if rate is not None:
             body[f"dropout_{i}"] = dropout(rate)
-        body[f"cell_{i}"] = cell(features)
+        body[f"cell_{i}"] = stateful(cell(features, return_state=True)) if cache else cell(features)
     if rate is not None:
         body["dropout"] = dropout(rate)
     return serial(embed=embed(vocabulary, width), **body, head=dense(vocabulary))

@@ -20,6 +20,12 @@ class NewtonState(NamedTuple):
     count: Any  # int32 [], steps taken
 
 
+class NewtonCgState(NamedTuple):
+    count: Any  # int32 [], steps taken
+    products: Any  # int32 [], Hessian-vector products made
+    trials: Any  # int32 [], values of the loss taken along the way
+
+
 def newton(learning_rate=1.0, damping=0.0) -> Optimizer:
     """u = -lr * (H + damping * I)^-1 g, with H the Hessian of the loss on this batch. Nocedal & Wright 2006, section 3.3.
 
@@ -64,7 +70,7 @@ def newton_cg(learning_rate=1.0, iterations: int = 100) -> Optimizer:
     iterations = whole("newton_cg", "iterations", iterations)
 
     def init(params):
-        return NewtonState(numerics.zero_count())
+        return NewtonCgState(*(numerics.zero_count(),) * 3)
 
     def update(grads, opt_state, params=None, *, value=None, value_fn=None):
         params, value, value_fn = require("newton_cg", params=params, value=value, value_fn=value_fn)
@@ -75,7 +81,7 @@ def newton_cg(learning_rate=1.0, iterations: int = 100) -> Optimizer:
             return value_fn(jax.tree.map(numerics.cast, point, params)).astype(dtype)
 
         _, product = jax.linearize(jax.grad(loss), point)
-        direction = _conjugate_gradients(product, gradient, iterations)
+        direction, products = _conjugate_gradients(product, gradient, iterations)
         lr = numerics.value(learning_rate, opt_state.count).astype(dtype)
         slope, value = dot(gradient, direction), jnp.asarray(value).astype(dtype)
 
@@ -86,20 +92,22 @@ def newton_cg(learning_rate=1.0, iterations: int = 100) -> Optimizer:
             step, _, halvings = carry
             return step / 2, loss(along(point, step / 2, direction)), halvings + 1
 
-        step, reached, _ = jax.lax.while_loop(
+        step, reached, halvings = jax.lax.while_loop(
             lambda carry: ~is_enough(*carry[:2]) & (carry[2] < HALVINGS),
             half,
             (lr, loss(along(point, lr, direction)), jnp.int32(0)),
         )
         nowhere = jax.tree.map(jnp.zeros_like, point)
         ahead = where(is_enough(step, reached), along(nowhere, step, direction), nowhere)
-        return jax.tree.map(numerics.cast, ahead, grads), NewtonState(opt_state.count + 1)
+        count, made, trials = opt_state
+        after = NewtonCgState(count + 1, made + products, trials + 1 + halvings)
+        return jax.tree.map(numerics.cast, ahead, grads), after
 
     return Optimizer(init, update)
 
 
 def _conjugate_gradients(product, gradient, iterations: int):
-    """p with H p = -gradient, roughly."""
+    """p with H p = -gradient, roughly, and the number of products made."""
     square = dot(gradient, gradient)
     norm = jnp.sqrt(square)
     tolerance = jnp.minimum(0.5, jnp.sqrt(norm)) * norm
@@ -117,4 +125,5 @@ def _conjugate_gradients(product, gradient, iterations: int):
         return i + 1, p, rest, conjugate, new_square, is_convex & (jnp.sqrt(new_square) > tolerance)
 
     start = (jnp.int32(0), jax.tree.map(jnp.zeros_like, gradient), gradient, negative(gradient), square, jnp.ones([], bool))
-    return jax.lax.while_loop(lambda carry: carry[-1] & (carry[0] < iterations), advance, start)[1]
+    count, p, *_ = jax.lax.while_loop(lambda carry: carry[-1] & (carry[0] < iterations), advance, start)
+    return p, count

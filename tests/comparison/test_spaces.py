@@ -73,7 +73,10 @@ def test_learning_rates_are_three_decades_around_the_recorded_best():
     recorded = json.loads(file.read_text())["results"]["optimizers"]
     assert len(recorded) > 40
     for name, found in recorded.items():
+        if name == "optax:lbfgs":  # jnn's bears the same name
+            continue
         space = next(iter(SPACES.get(name.rpartition(":")[2], {"learning_rate": DEFAULT}).values()))
-        assert math.log10(space.high / space.low) == pytest.approx(3), name
-        half_decades = 0.5 if name == "optax:lbfgs" else 0  # jnn's bears the same name
-        assert abs(math.log10(math.sqrt(space.low * space.high) / found["centre"])) < half_decades + 0.03, name
+        assert (space.low, space.high) == pytest.approx(tuple(found["space"])), name
+        assert space.high == pytest.approx(1000 * space.low), name
+        middle = np.mean(np.log10(list(found["best"].values())))
+        assert abs(math.log10(space.low) + 1.5 - middle) < 0.21, name  # 1, 2, 5 lie at most 0.4 decades apart

@@ -85,7 +85,10 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(moment, marks=[pytest.mark.slow] * ("cell" not in name), id=name) for name, moment in MOMENTS.items()],
+)
 def test_killed_at_any_moment_it_resumes_to_the_same_results(undisturbed, tmp_path, moment):
     kept = killed_and_resumed(tmp_path / "out", moment)
     assert kept >= {"the folder is there": 0, "the first cell is kept": 1}.get(moment, 0)

@@ -111,6 +111,13 @@ CASES = [
         partial(dense_attention, merge="mean", self_edges=False),
     ),
     conv_case(
+        "graph_attention with dropout",
+        lambda rate: jnn.graph_attention(3, 2, rate=rate),
+        dense_attention,
+        reals=(0.4,),
+        is_random=True,
+    ),
+    conv_case(
         "on_nodes(dense)",
         lambda: jnn.on_nodes(jnn.dense(3)),
         lambda p, s, x: x._replace(nodes=x.nodes @ p["w"] + p["b"]),
@@ -298,6 +305,31 @@ def test_renaming_the_nodes_renames_the_values(make):
     apply = jax.jit(layer.apply)
     expected = apply(params, {}, graph)[0].nodes[order]
     np.testing.assert_allclose(apply(params, {}, shuffled)[0].nodes, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_takes_its_share_of_the_attention_of_each_head(key):
+    """A node whose only edge is its own gives all its attention to itself: a head that loses it returns b."""
+    n, rate = 3000, 0.3
+    graph = Graph(numbers(n, 4), np.array([], int), np.array([], int))
+    layer = jnn.graph_attention(3, 2, rate=rate)
+    params = params_of(layer, graph)
+    whole = layer.apply(params, {}, graph)[0].nodes - params["b"]
+    some = layer.apply(params, {}, graph, key=key, train=True)[0].nodes - params["b"]
+    whole, some = (np.reshape(y, (n, 2, 3)) for y in (whole, some))
+    kept = np.abs(some).sum(axis=2) > 0.5 * np.abs(whole).sum(axis=2)
+    # a weight of attention is one number for all features of a head
+    np.testing.assert_allclose(some, np.where(kept[:, :, None], whole / (1 - rate), 0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(kept.mean(axis=0), 1 - rate, atol=4 * np.sqrt(rate * (1 - rate) / n))
+    np.testing.assert_allclose(np.mean(kept[:, 0] & kept[:, 1]), (1 - rate) ** 2, atol=0.04)  # the heads' dice are their own
+
+
+def test_dropped_attention_is_right_in_the_mean(key):
+    layer, params, graph = example(lambda: jnn.graph_attention(3, 2, rate=0.4))
+    run = jax.jit(jax.vmap(lambda key: layer.apply(params, {}, graph, key=key, train=True)[0].nodes))
+    runs = np.asarray(run(jax.random.split(key, 4000)))
+    spread = runs.std(axis=0) / np.sqrt(len(runs))
+    expected = layer.apply(params, {}, graph)[0].nodes
+    assert np.all(np.abs(runs.mean(axis=0) - expected) < 5 * spread)
 
 
 def test_attention_stays_finite_for_large_scores():
@@ -573,6 +605,7 @@ def test_on_nodes_takes_functions_and_refuses_one_that_loses_nodes(raises):
             "graph_conv: aggregate must be 'symmetric', 'sum', 'mean' or 'max', got 'median'",
         ),
         (lambda: jnn.graph_attention(3, 0), "graph_attention: heads must be at least 1, got 0"),
+        (lambda: jnn.graph_attention(3, 2, rate=2), "graph_attention: rate is the share dropped and lies in [0, 1], got 2"),
         (lambda: jnn.graph_attention(3, 2, merge="sum"), "graph_attention: merge must be 'concat' or 'mean', got 'sum'"),
         (lambda: jnn.pool_nodes("min"), "pool_nodes: how must be 'mean', 'sum' or 'max', got 'min'"),
     ],

@@ -1,3 +1,5 @@
+from typing import Any
+
 import chex
 import flax.linen as nn
 import haiku as hk
@@ -748,3 +750,85 @@ def test_bidirectional_refuses_a_layer_that_changes_the_number_of_steps(raises):
 def test_bidirectional_refuses_a_factory_that_was_not_called():
     with pytest.raises(TypeError, match=r"lstm is a factory that returns a Layer: call it, as in lstm\(...\)"):
         jnn.bidirectional(jnn.lstm)
+
+
+@every_kind
+def test_a_stateful_layer_goes_on_where_it_stopped(make):
+    layer, params, x = example(make)
+    going_on = jnn.stateful(make(return_state=True))
+    same, state = going_on.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, params)
+    ys = []
+    for piece in (x[:, :2], x[:, 2:3], x[:, 3:]):
+        y, state = jax.jit(going_on.apply)(params, state, piece)
+        ys.append(y)
+    expected = apply_jitted(layer)(params, x)
+    np.testing.assert_allclose(jnp.concatenate(ys, 1), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_stateful_layers_within_others(key):
+    x = jax.random.normal(key, (3, TIME, FEATURES))
+
+    def make(wrap):
+        cell = lambda: wrap(jnn.lstm(FEATURES, return_state=wrap is jnn.stateful))
+        return jnn.serial(jnn.repeat(cell(), 3), jnn.dense(FEATURES), jnn.precision(cell()))
+
+    plain, going_on = make(lambda layer: layer), make(jnn.stateful)
+    params, _ = plain.init(key, x)
+    same, state = going_on.init(key, x)
+    assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, params)
+    assert sorted(jnn.tree.flatten(state)) == [f"{name}/final/{i}" for name in ("lstm_2", "repeat_0") for i in "01"]
+    first, state = going_on.apply(params, state, x[:, :3])
+    rest, state = going_on.apply(params, state, x[:, 3:])
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state))
+    expected, _ = plain.apply(params, {}, x)
+    np.testing.assert_allclose(jnp.concatenate([first, rest], 1), expected, atol=0.02)  # bfloat16
+
+
+def test_a_stateful_layer_goes_on_from_the_last_step_that_counts():
+    layer, params, x = example(KINDS["gru"])
+    going_on = jnn.stateful(jnn.gru(FEATURES, return_state=True))
+    _, state = going_on.init(jax.random.key(0), x)
+    _, state = going_on.apply(params, state, x, lengths=jnp.array([2, 5, 0]))
+    y, _ = going_on.apply(params, state, x[:, :1])
+    alone = [jnp.concatenate([x[i, :length], x[i, :1]]) for i, length in enumerate((2, 5, 0))]
+    for i, text in enumerate(alone):
+        np.testing.assert_allclose(y[i, 0], layer.apply(params, {}, text)[0][-1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_stateful_layer_keeps_the_state_of_its_own():
+    def init(key, x):
+        return {}, {"calls": jnp.zeros((), jnp.int32)}
+
+    def apply(params, state, x, *, key=None, train=False, initial: Any = None):
+        before = jnp.zeros((2, 3)) if initial is None else initial["sum"]
+        sums = jnp.cumsum(x, axis=-2) + before[..., None, :]
+        return (sums, {"sum": sums[..., -1, :]}), {"calls": state["calls"] + 1}
+
+    layer = jnn.stateful(jnn.Layer(init, apply))
+    x = jnp.arange(24.0).reshape(2, 4, 3)
+    params, state = layer.init(jax.random.key(0), x)
+    for piece in (x[:, :1], x[:, 1:]):
+        y, state = layer.apply(params, state, piece)
+    np.testing.assert_array_equal(y, jnp.cumsum(x, 1)[:, 1:])
+    np.testing.assert_array_equal(state["final"]["sum"], x.sum(1))
+    assert state["layer"]["calls"] == 2
+
+
+def test_what_stateful_cannot_carry_is_refused(key, raises):
+    x = jnp.ones((2, TIME, WIDTH))
+    with raises(TypeError, "stateful: needs a layer that takes `initial`, as jnn.lstm does, got dense"):
+        jnn.stateful(jnn.dense(3))
+    with raises(ValueError, "stateful: a bidirectional layer begins at the end of a sequence, which is still to come"):
+        jnn.stateful(jnn.bidirectional(jnn.rnn(3, return_state=True)))
+    message = "rnn: stateful needs the pair (ys, final), got float32 (2, 5, 3): make the layer with return_state=True"
+    with raises(ValueError, message):
+        jnn.stateful(jnn.rnn(3)).init(key, x)
+    layer = jnn.serial(jnn.stateful(jnn.rnn(3, return_state=True)))
+    params, state = layer.init(key, x)
+    with raises(ValueError, "rnn_0: expected initial float32 (4, 3), got float32 (2, 3)"):
+        layer.apply(params, state, jnp.ones((4, TIME, WIDTH)))
+    with raises(ValueError, "rnn_0: expected state final, got none"):
+        layer.apply(params, {}, x)
+    with raises(ValueError, "serial: no layer inside takes the argument initial; they take lengths"):
+        layer.apply(params, state, x, initial=jnp.zeros((2, 3)))

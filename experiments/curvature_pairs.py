@@ -1,0 +1,104 @@
+"""What a quasi-Newton method sees on batches: its runs, and the changes of the gradient that it learns from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import jnn
+from experiments.findings import picture
+
+
+def started(factory, problem, hparams, key, data):
+    """-> Training, TrainState, from the initial parameters of the seed."""
+    optimizer = factory(hparams["number"])
+    params = jax.tree.map(lambda a: a[hparams["seed"]], data["params"])
+    return jnn.training(problem, optimizer), jnn.TrainState(params, {}, optimizer.init(params), key, jnp.int32(0))
+
+
+def swept(run, data, *values, seeds: int):
+    """The results of every combination of values, and seeds last, with one leading axis for each."""
+    grid = np.meshgrid(*values, np.arange(seeds), indexing="ij")
+    hparams = dict(zip(("number", "size") if len(values) == 2 else ("number",), (g.ravel() for g in grid[:-1]), strict=True))
+    found = jnn.sweep(run, {**hparams, "seed": grid[-1].ravel()}, seeds=1, data=data)
+    return jax.tree.map(lambda a: np.asarray(a).reshape(*grid[0].shape, *a.shape[2:]), found)
+
+
+def on_batches(factory, problem):
+    """-> (hparams, key, data) -> the loss on all examples after steps on batches, whose size is one of the hparams. Those of
+    the example that stand lowest in an order, of which there is one for each seed and step, are the batch."""
+
+    def run(hparams, key, data):
+        training, begun = started(factory, problem, hparams, key, data)
+
+        def step(train_state, ranks):
+            chosen = (ranks < hparams["size"]).astype(jnp.float32)
+            return training.step(train_state, (*data["examples"], chosen))[0], None
+
+        end, _ = jax.lax.scan(step, begun, data["ranks"][hparams["seed"]])
+        params = jnn.optim.eval_params(end.opt_state, end.params)
+        return problem.loss(params, {}, data["examples"], key=key, train=True)[0]
+
+    return run
+
+
+def changes(problem, key, data, sizes, draws: int = 50, descent: int = 10):
+    """For each size of batch, of the changes y of the gradient along a step s of gradient descent, on one batch and on two:
+    the mean square of their error as a share of |y|^2 on all examples, the share that curves downwards (s'y <= 0); and the
+    error that two batches must have, as the gradients of examples scatter. -> {name: (sizes, descent)}"""
+
+    @jax.jit
+    def gradients(key, data):
+        params, state = problem.init(key, data)
+
+        def of_one(params, x, y):
+            return problem.loss(params, state, (x[None], y[None]), key=key, train=True)[0]
+
+        each = jax.vmap(jax.grad(of_one), (None, 0, 0))
+
+        def step(params, _):
+            grads = each(params, *data)
+            moved = jax.tree.map(lambda p, g: p - 0.1 * jnp.mean(g, axis=0), params, grads)
+            return moved, jnp.concatenate([g.reshape(len(data[1]), -1) for g in jax.tree.leaves(grads)], axis=1)
+
+        return jax.lax.scan(step, params, length=descent + 1)[1]
+
+    g = np.asarray(gradients(key, data))
+    n, rng = g.shape[1], np.random.default_rng(0)
+    found = {name: np.zeros((len(sizes), descent)) for name in ("one", "two", "formula", "down one", "down two")}
+    for i, size in enumerate(sizes):
+        mean = np.stack([np.isin(np.arange(n), rng.choice(n, size, False)) for _ in range(2 * draws)]).astype(np.float32) / size
+        for t in range(descent):
+            before, after = g[t], g[t + 1]
+            y, s = after.mean(0) - before.mean(0), -before.mean(0)
+            one, two = mean[:draws] @ (after - before), mean[draws:] @ after - mean[:draws] @ before
+            for name, change in (("one", one), ("two", two)):
+                found[name][i, t] = np.mean(np.sum((change - y) ** 2, axis=1)) / np.sum(y**2)
+                found[f"down {name}"][i, t] = np.mean(change @ s <= 0)
+            scatter = before.var(0, ddof=1).sum() + after.var(0, ddof=1).sum()
+            found["formula"][i, t] = scatter / size * (1 - size / n) / np.sum(y**2)
+    return found
+
+
+def draw(out, sizes, batches, least: float, noise):
+    """Ends on batches, and what is wrong with a pair."""
+    with jnn.plots.style():
+        figure = Figure(figsize=(8.5, 3))
+        left, middle, right = figure.subplots(1, 3)
+        for color, (method, ends) in zip(jnn.plots.COLORS[2:], batches.items(), strict=False):
+            gap = np.maximum(np.array(ends) - least, 1e-6)
+            left.plot(sizes, gap, ".", color=color)
+            left.plot(sizes, np.median(gap, axis=1), color=color, label=method)
+        left.set(xscale="log", yscale="log", xlabel="batch size", title="training loss above the least")
+        for color, which in zip(jnn.plots.COLORS, ("one", "two"), strict=False):
+            label = {"one": "on one batch", "two": "on two batches"}[which]
+            middle.plot(sizes[:-1], noise[which].mean(1)[:-1], "o-", color=color, label=label)
+            right.plot(sizes, 100 * noise[f"down {which}"].mean(1), "o-", color=color, label=label)
+        middle.plot(sizes[:-1], noise["formula"].mean(1)[:-1], "k:", label="formula for two")
+        middle.set(xscale="log", yscale="log", xlabel="batch size", title="squared error of y / $|y|^2$")
+        right.set(xscale="log", xlabel="batch size", ylabel="% of pairs", title="curving downwards ($s'y \\leq 0$)")
+        for axes in (left, middle, right):
+            axes.set_xticks(sizes, sizes)
+            axes.minorticks_off()
+            axes.legend()
+        picture(out, "batches", figure)

@@ -1,0 +1,86 @@
+"""What did the experiments find? Writes the gallery, experiments/README.md, from the recorded results.
+
+python -m experiments.gallery [FOLDER ...]
+
+Each FOLDER is what an experiment wrote (`--out`): its numbers and its main picture are copied into experiments/results first.
+The questions are the first lines of the scripts, the findings are in the records: neither is written twice.
+"""
+
+import argparse
+import ast
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from experiments import commands
+from jnn.comparison.errors import InputError
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+# experiment -> the picture that stands for it, in the order of a course
+PICTURES = {
+    "linear_classifier": "templates",
+    "activations": "gradients",
+    "initialization": "variances",
+    "batch_norm": "heatmaps",
+    "regularization": "gap",
+    "optimizers": "paths",
+}
+TOP = """# Experiments
+
+One script, one question. Each runs as `python -m experiments.NAME`, takes `--help`, `--seed`, `--out` and `--quick` (under a
+minute on two cores), and writes `results.json`, its pictures as PNG and SVG, and its finding. What follows was recorded in full
+size; intervals are 95 % intervals of the mean over seeds. This page is written by `python -m experiments.gallery`.
+"""
+
+
+def question(name: str) -> str:
+    """The first line of a script's docstring."""
+    text = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8")))
+    return (text or "").partition("\n")[0]
+
+
+def entry(name: str) -> str:
+    """A section of the gallery, from the record of an experiment."""
+    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    results, machine = record["results"], record["environment"]
+    size = "`--quick`" if results["options"]["quick"] else "full size"
+    where = f"{machine['device']['kind']}, {machine['machine']['cores']} cores"
+    minutes = results["seconds"] / 60
+    took = f"{minutes:.0f} min" if minutes >= 1.5 else f"{results['seconds']:.0f} s"
+    return (
+        f"## {name}\n\n**{question(name)}**\n\n{results['finding']}\n\n![{question(name)}](results/{name}.png)\n\n"
+        f"`python -m experiments.{name}` ({size}, {took} on {where}; {record['environment']['date'][:10]})\n"
+    )
+
+
+def keep(folder: Path):
+    """Copies an experiment's numbers and main picture."""
+    try:
+        name = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]["options"]["experiment"]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{folder} holds no results of an experiment") from error
+    if name not in PICTURES:
+        raise InputError(f"{folder}: {name} is not in the gallery")
+    RESULTS.mkdir(exist_ok=True)
+    shutil.copyfile(folder / "results.json", RESULTS / f"{name}.json")
+    shutil.copyfile(folder / f"{PICTURES[name]}.png", RESULTS / f"{name}.png")
+
+
+def page() -> str:
+    """The gallery, of the experiments that are recorded."""
+    return "\n".join([TOP, *(entry(name) for name in PICTURES if (RESULTS / f"{name}.json").exists())])
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
+    for folder in parser.parse_args(arguments).folders:
+        keep(folder)
+    (HERE / "README.md").write_text(page(), encoding="utf-8")
+    print(f"written: {HERE / 'README.md'}")
+
+
+if __name__ == "__main__":
+    sys.exit(commands.exit_code(main))

@@ -1,0 +1,41 @@
+import json
+
+import pytest
+
+from experiments import commands, gallery
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """What an experiment wrote, and a gallery of its own."""
+    monkeypatch.setattr(gallery, "RESULTS", tmp_path / "kept")
+    out = tmp_path / "out"
+    out.mkdir()
+    results = {"finding": "All is well.", "seconds": 130.0, "options": {"experiment": "linear_classifier", "quick": False}}
+    environment = {"date": "2026-01-02T03:04:05+00:00", "device": {"kind": "cpu"}, "machine": {"cores": 2}}
+    (out / "results.json").write_text(json.dumps({"results": results, "environment": environment}))
+    (out / "templates.png").write_bytes(b"a picture")
+    return out
+
+
+def test_the_page_is_what_is_recorded():
+    assert (gallery.HERE / "README.md").read_text() == gallery.page()
+
+
+@pytest.mark.parametrize("name", gallery.PICTURES)
+def test_every_script_begins_with_its_question(name):
+    assert gallery.question(name).endswith("?")
+
+
+def test_an_entry_has_question_finding_picture_and_command(folder):
+    gallery.keep(folder)
+    text = gallery.page()
+    assert f"**{gallery.question('linear_classifier')}**\n\nAll is well.\n" in text
+    assert "](results/linear_classifier.png)" in text
+    assert "`python -m experiments.linear_classifier` (full size, 2 min on cpu, 2 cores; 2026-01-02)" in text
+    assert (gallery.RESULTS / "linear_classifier.png").read_bytes() == b"a picture"
+
+
+def test_a_folder_without_results_is_one_sentence(tmp_path, capsys):
+    assert commands.exit_code(lambda: gallery.main([str(tmp_path)])) == 2
+    assert "holds no results of an experiment" in capsys.readouterr().err
