@@ -202,10 +202,10 @@ def described(results, names) -> str:
     return (
         f"On Fashion-MNIST's test pictures: {'; '.join(accuracy)} (mean and 95 % interval over seeds: {len(plain)}), "
         f"{results['cnn']['chosen']}. Augmentation changed the cnn's accuracy on the examples held out by "
-        f"{Interval.of(augmented - plain):+.2f} points, at equal steps. Its most frequent mistake is a {CLASSES[true]} taken "
-        f"for a {CLASSES[said]} ({share:.0f} % of them). In its three blocks training changed the mean correlation of two feature "
-        f"maps from {change['correlation']}, their mean variance from {change['variance']}, and the share of zeros from "
-        f"{change['zeros']} (one network)."
+        f"{Interval.of(augmented - plain):+.2f} points, at equal steps. The cnn's most frequent mistake is a {CLASSES[true]} "
+        f"taken for a {CLASSES[said]} ({share:.0f} % of them). In its three blocks training changed the mean correlation of "
+        f"two feature maps from {change['correlation']}, their mean variance from {change['variance']}, and the share of "
+        f"zeros from {change['zeros']} (one network)."
     )
 
 
