@@ -9,7 +9,7 @@ others set to zero (sparse, as the k-sparse autoencoder of Makhzani & Frey 2014)
 of the clean picture, made from one with noise, the accuracy of a linear classifier that was trained on codes of 10,000 clean
 pictures, and how many of the 64 numbers are in use, not zero in at least one picture of a hundred.
 
-Expected: (to be recorded). About six minutes on 2 cores, --quick 15 seconds.
+Expected: (to be recorded). About eight minutes on 2 cores, --quick 15 seconds.
 """
 
 import sys
@@ -176,8 +176,8 @@ def draw_robustness(out, found):
 
 
 def main(arguments=None):
-    options = commands.parser(__doc__, "autoencoder", quick="2 seeds, 400 steps").parse_args(arguments)
-    seeds, steps = (2, 400) if options.quick else (5, 8000)
+    options = commands.parser(__doc__, "autoencoder", quick="2 seeds, 250 steps").parse_args(arguments)
+    seeds, steps = (2, 250) if options.quick else (5, 8000)
     train, validation, test = parts()
     test = tuple(a[: 2000 if options.quick else 10_000] for a in test)
     data = {"train": train, "validation": tuple(a[:3000] for a in validation), "test": test}

@@ -9,7 +9,8 @@ batches. Each of ten seeds is a replication with a split of the ten classes of i
 best mean accuracy on 1,000 examples held out, for each number of examples; that one is tested, on the 5,000 test pictures of
 the five classes.
 
-Expected: (to be recorded). About eight minutes on 2 cores, --quick 20 seconds.
+Expected: (to be recorded) little or no gain over scratch, of the frozen ones one to three points over random convolutions
+at 500 examples, none at 20. About ten minutes on 2 cores, --quick 20 seconds.
 """
 
 import sys
@@ -151,17 +152,22 @@ def main(arguments=None):
 
 
 def described(accuracies, source) -> str:
-    sentences = []
-    for i, size in enumerate(SIZES):
-        values = [f"{way} {Interval.of(accuracies[way][:, i]):.1f}" for way in WAYS]
-        gains = {way: Interval.of(accuracies[way][:, i] - accuracies["scratch"][:, i]) for way in WAYS if way != "scratch"}
-        sentences.append(
-            f"With {size} examples: {', '.join(values)} percent of the test pictures right; gains over scratch, in pairs: "
-            f"{', '.join(f'{way} {gain:+.1f}' for way, gain in gains.items())}."
+    def gains(i, over, ways):
+        each = {way: Interval.of(accuracies[way][:, i] - accuracies[over][:, i]) for way in ways}
+        return ", ".join(f"{way} {gain:+.1f}" for way, gain in each.items())
+
+    def of(i, size):
+        values = ", ".join(f"{way} {Interval.of(accuracies[way][:, i]):.1f}" for way in WAYS)
+        return (
+            f"With {size} examples: {values} percent of the test pictures right; in points and in pairs, over scratch "
+            f"{gains(i, 'scratch', ('fine-tuned', 'frozen'))}, over random convolutions {gains(i, 'random', ('frozen',))}."
         )
+
     return (
         f"Features of five classes of Fashion-MNIST ({Interval.of(source):.1f %} right on them) taken to the other five. "
-        f"{' '.join(sentences)} Means and 95 % intervals over {len(source)} replications, each with a split of its own."
+        f"{' '.join(of(i, size) for i, size in enumerate(SIZES))} Means and 95 % intervals over {len(source)} replications, "
+        "each with a split of its own. Where random convolutions do as well as learned ones, there is little that learned "
+        "ones could bring along."
     )
 
 
