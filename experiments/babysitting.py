@@ -11,8 +11,8 @@ the damage.
 The checks are those of Karpathy's CS231n notes ("Neural networks 3: babysitting the learning process"), with confident
 learning for the labels (Northcutt, Jiang & Chuang 2021) and gradients between examples.
 
-Expected: every break is found with every seed, and nothing else is flagged (to be recorded with ten seeds). Four minutes on
-2 cores, --quick half a minute, mostly of compiling.
+Expected: 98 % right (94 to 100), every break found; what is flagged beside it is a class that 40 examples happen to lack.
+Two minutes on 2 cores, --quick half a minute, mostly of compiling.
 """
 
 import sys
@@ -178,7 +178,8 @@ def draw(out, results, checks):
             if SETUPS[name].found:
                 place = checks.index(SETUPS[name].found) - 0.5, row - 0.5
                 axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=jnn.plots.COLORS[1], linewidth=2))
-        axes.tick_params(axis="x", rotation=60)
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=45, ha="right", rotation_mode="anchor")
         axes.set_title("What is flagged; framed: the check that is for the break; a dash: it could not be made")
         picture(out, "diagnoses", figure)
 
