@@ -3,15 +3,16 @@
 python -m experiments.babysitting [--quick] [--seed 0] [--out runs/babysitting]
 
 One call, `jnn.diagnose`, on a healthy network (64 pixels of a digit, two layers of 64 relus, ten classes, Adam at 1e-3, 900
-examples to train on and 600 to validate) and on the same with one thing broken. A diagnosis is right where it finds the
-break, by the check that is for it, and flags nothing but the break and what follows from it. What may follow is written down
-beside each break. Each set-up is diagnosed with several seeds: of the split, the initial weights, the batches, the damage.
+examples to train on and 600 to validate) and on the same with one of twelve things broken. A diagnosis is right where it
+finds the break, by the check that is for it, and flags nothing but the break and what follows from it. What may follow is
+written down beside each break. Each set-up is diagnosed with several seeds: of the split, the initial weights, the batches,
+the damage.
 
 The checks are those of Karpathy's CS231n notes ("Neural networks 3: babysitting the learning process"), with confident
 learning for the labels (Northcutt, Jiang & Chuang 2021) and gradients between examples.
 
-Expected: every break is found with every seed, and nothing else is flagged (to be recorded). Three minutes on 2 cores with
-10 seeds, --quick half a minute.
+Expected: 98 % right (94 to 100), every break found; what is flagged beside it is a class that 40 examples happen to lack.
+Two minutes on 2 cores, --quick half a minute, mostly of compiling.
 """
 
 import sys
@@ -27,18 +28,17 @@ import jnn
 from experiments import commands
 from experiments.findings import picture, record, stage
 
+FIRST = 100  # thresholds were set with the seeds below
 RATE = 1e-3
 TRAIN, VALIDATION = 900, 600
 
 
-def network(hidden=(64, 64), *, front=lambda x: x, penalty=None, activation=jax.nn.relu, **options):
-    """An Objective: pixels -> ten classes by dense layers. options: of each dense layer."""
+def network(hidden=(64, 64), *, front=lambda x: x, head=jnn.initializers.lecun_normal(), penalty=None, **options):
+    """An Objective: pixels -> ten classes by dense layers. options: of each hidden layer."""
     options = {"w_init": jnn.initializers.kaiming_normal(), **options}
-    layers = [layer for width in hidden for layer in (jnn.dense(width, **options), activation)]
-    head = jnn.dense(10, w_init=options["w_init"] if "zeros" in str(options["w_init"]) else jnn.initializers.lecun_normal())
-    return jnn.supervised(
-        jnn.serial(jnn.flatten(), front, *layers, head=head), jnn.losses.softmax_cross_entropy, penalty=penalty
-    )
+    layers = [layer for width in hidden for layer in (jnn.dense(width, **options), jax.nn.relu)]
+    model = jnn.serial(jnn.flatten(), front, *layers, head=jnn.dense(10, w_init=head))
+    return jnn.supervised(model, jnn.losses.softmax_cross_entropy, penalty=penalty)
 
 
 def mixed(x):
@@ -57,8 +57,9 @@ def pixels(rng, *parts):
 def mislabelled(rng, train, validation):
     """A fifth of the labels are another class."""
     images, labels = train
-    wrong = rng.permutation(len(labels))[: len(labels) // 5]
-    return (images, np.where(np.isin(np.arange(len(labels)), wrong), (labels + rng.integers(1, 10)) % 10, labels)), validation
+    moved = np.zeros_like(labels)
+    moved[rng.permutation(len(labels))[: len(labels) // 5]] = rng.integers(1, 10, len(labels) // 5)
+    return (images, (labels + moved) % 10), validation
 
 
 def leaked(rng, train, validation):
@@ -97,7 +98,10 @@ SETUPS = {
     "rate too low": Setup("Adam at 1e-6", "learning rate", ("loss curve", "update ratio"), rate=1e-6),
     "rate too high": Setup("Adam at 1", "learning rate", TRAINING, rate=1.0),
     "zero weights": Setup(
-        "all weights begin at zero", "gradients by layer", ("tiny set", *TRAINING), network(w_init=jnn.initializers.zeros)
+        "all weights begin at zero",
+        "gradients by layer",
+        ("tiny set", *TRAINING),
+        network(w_init=jnn.initializers.zeros, head=jnn.initializers.zeros),
     ),
     "small weights": Setup(
         "six layers, standard deviation 0.02",
@@ -106,10 +110,10 @@ SETUPS = {
         network((64,) * 6, w_init=jnn.initializers.normal(0.02)),
     ),
     "raw pixels": Setup(
-        "inputs in [0, 255]", "inputs", ("loss at init", "gradients by layer", "labels", *TRAINING), data=pixels
+        "inputs in [0, 255]", "inputs", ("loss at init", "gradients by layer", *TRAINING), data=pixels
     ),
     "mixed examples": Setup(
-        "a reshape for a transpose", "separate examples", ("tiny set", "labels", *TRAINING), network(front=mixed)
+        "a reshape for a transpose", "separate examples", ("tiny set", *TRAINING), network(front=mixed)
     ),
     "wrong labels": Setup("a fifth of the labels wrong", "labels", ("loss curve", "validation gap"), data=mislabelled),
     "dead relus": Setup(
@@ -150,31 +154,33 @@ OPTIMIZERS = {setup.rate: jnn.optim.adam(setup.rate) for setup in SETUPS.values(
 
 
 def judged(setup: Setup, diagnosis) -> dict:
-    flagged = {finding.name for finding in diagnosis.problems}
-    foreign = sorted(flagged - {setup.found, *setup.follows})
-    return {
-        "flagged": sorted(flagged),
-        "foreign": foreign,
-        "right": not foreign and (not setup.found or setup.found in flagged),
-    }
+    flagged, skipped = ({f.name for f in diagnosis.findings if f.ok is ok} for ok in (False, None))
+    foreign = flagged - {setup.found, *setup.follows}
+    is_right = not foreign and (not setup.found or setup.found in flagged)
+    return {"flagged": sorted(flagged), "foreign": sorted(foreign), "skipped": sorted(skipped), "right": is_right}
 
 
-def draw(out, results, checks, seeds: int):
+def draw(out, results, checks):
     """How often each check was flagged for each set-up; a frame where it should be."""
+
+    def share(check, several):
+        made = [check in one["flagged"] for one in several if check not in one["skipped"]]
+        return 100 * np.mean(made) if made else np.nan
+
     with jnn.plots.style():
         figure = Figure(figsize=(8.5, 5))
         axes = figure.subplots()
-        shares = [[100 * np.mean([check in one["flagged"] for one in results[name]]) for check in checks] for name in results]
         jnn.plots.heatmap(
-            axes, shares, x=checks, y=list(results), xlabel="check", ylabel="what is broken", vmin=0, vmax=100,
-            label=f"% of {seeds} diagnoses that flag it",
+            axes, [[share(check, several) for check in checks] for several in results.values()], x=checks, y=list(results),
+            xlabel="check", ylabel="what is broken", vmin=0, vmax=100, label="% of diagnoses that flag it",
         )  # fmt: skip
-        for row, setup in enumerate(SETUPS[name] for name in results):
-            if setup.found:
-                place = checks.index(setup.found) - 0.5, row - 0.5
+        for row, name in enumerate(results):
+            if SETUPS[name].found:
+                place = checks.index(SETUPS[name].found) - 0.5, row - 0.5
                 axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=jnn.plots.COLORS[1], linewidth=2))
-        axes.tick_params(axis="x", rotation=60)
-        axes.set_title("What each broken set-up makes the checks say; framed: the check that is for it")
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_title("What is flagged; framed: the check that is for the break; a dash: it could not be made")
         picture(out, "diagnoses", figure)
 
 
@@ -185,12 +191,12 @@ def main(arguments=None):
     results, tables = {}, {}
     for name, setup in chosen.items():
         with stage(f"{name}: {setup.breaks}"):
-            found = [diagnosed(setup, options.seed + i, steps) for i in range(seeds)]
+            found = [diagnosed(setup, FIRST + options.seed + i, steps) for i in range(seeds)]
         results[name] = [judged(setup, diagnosis) for diagnosis in found]
         tables[name] = str(found[0])
     print(tables["healthy"])
     checks = [finding.name for finding in found[0].findings]
-    draw(options.out, results, checks, seeds)
+    draw(options.out, results, checks)
     broken = [one["right"] for name, several in results.items() if name != "healthy" for one in several]
     foreign = sum(bool(one["foreign"]) for several in results.values() for one in several)
     low, high = binomtest(sum(broken), len(broken)).proportion_ci(method="exact")
@@ -199,7 +205,7 @@ def main(arguments=None):
         f"were right: {100 * np.mean(broken):.1f} % (exact 95 % interval {100 * low:.1f} to {100 * high:.1f}, as if they were "
         f"independent). {foreign} flagged something that does not follow from the break. Of {seeds} diagnoses of the healthy "
         f"set-up, {sum(one['right'] for one in results['healthy'])} flagged nothing. The breaks are coarse ones, thresholds "
-        "were set while looking at some of them, and what may follow from a break is this script's list."
+        "were set while looking at them with other seeds, and what may follow from a break is this script's list."
     )
     return record(options, finding, {"setups": results, "checks": checks, "tables": tables})
 

@@ -55,7 +55,8 @@ def diagnose(
     - learning rate: as the loss falls with updates of 0.01, 0.1, 1, 10 and 100 times their size.
     - loss curve: its shape. update ratio: |update| / |weight| of each weight. dead units: those without gradient at the end.
     - validation gap: of the losses after training.
-    - labels: contradicted with confidence by models of five-fold cross-validation (Northcutt, Jiang & Chuang 2021).
+    - labels: contradicted with confidence by models of five-fold cross-validation (Northcutt, Jiang & Chuang 2021). Classes
+      that overlap look the same.
 
     Thresholds stand with their reasons in `jnn.diagnoses`. Ten runs of `steps` steps and four of the tiny set are trained, side
     by side. Raises ValueError for leading axes that differ.

@@ -27,7 +27,9 @@ def test_a_diagnosis_is_right_where_it_finds_the_break_and_nothing_that_does_not
 
     assert judged("labels", "loss curve")["right"]
     assert not judged("loss curve")["right"]
-    assert judged("labels", "inputs") == {"flagged": ["inputs", "labels"], "foreign": ["inputs"], "right": False}
+    assert judged("labels", "inputs") == {
+        "flagged": ["inputs", "labels"], "foreign": ["inputs"], "skipped": [], "right": False
+    }  # fmt: skip
 
 
 def test_damage_is_what_it_says():
