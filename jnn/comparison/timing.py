@@ -18,7 +18,7 @@ from jnn.populations import workers
 from jnn.trainings import training
 
 ROUNDS = 5
-SECONDS = 0.02  # of each turn, about
+SECONDS = 0.02  # of each turn, at least
 
 
 def measure(plan: Plan, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]:
@@ -80,9 +80,9 @@ class _Timed:
         self()  # compiles
 
     def fill_a_turn(self):
-        """Takes as many steps from now on as fill a turn."""
-        self.steps = 3
-        self.steps = max(1, min(10_000, round(SECONDS / max(self(), 1e-7))))
+        """Takes as many steps from now on as fill a turn, so that what a call costs does not count."""
+        while self() * self.steps < SECONDS and self.steps < 10_000:
+            self.steps *= 2
 
     def __call__(self) -> float:
         began = time.perf_counter()
