@@ -27,12 +27,14 @@ from jnn.comparison.estimates import estimate, total_seconds
 from jnn.comparison.measures import measures
 from jnn.comparison.plans import make_plan
 from jnn.comparison.protocol import run_plan
-from jnn.comparison.results import Comparison
+from jnn.comparison.results import Comparison, at_borders
+from jnn.comparison.store import finished, identity
 from jnn.comparison.suite import DEFAULT_TASKS
 from jnn.plots import style
 
 TASKS = (*DEFAULT_TASKS, "fashion-mlp")
 SIGNS = {"better": "**better**", "worse": "worse", "equivalent": "equivalent", "no difference shown": "not shown"}
+BORDER = "† In more than a quarter of the studies the best learning rate was the one nearest a border: a wider space may serve."
 COLORS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "no difference shown": "0.55"}
 
 
@@ -49,6 +51,7 @@ def league(comparisons: dict[str, Comparison]) -> list[dict]:
     for task, comparison in comparisons.items():
         reference = comparison.finals().query("optimizer == 'adam'").test_loss.mean()
         costs = measures(comparison).set_index("optimizer")
+        at_border = {name for _, name, *_ in at_borders(comparison)}
         for verdict in comparison.verdicts.to_dict("records"):
             row = rows.setdefault(verdict["optimizer"], {"optimizer": verdict["optimizer"], "tasks": {}})
             cost = costs.loc[verdict["optimizer"]]
@@ -56,6 +59,7 @@ def league(comparisons: dict[str, Comparison]) -> list[dict]:
                 "verdict": verdict["verdict"],
                 **{name: 100 * verdict[name] / reference for name in ("difference", "low", "high", "detectable")},
                 "p_adjusted": verdict["p_adjusted"],
+                "at_border": verdict["optimizer"] in at_border,
                 "step_time_ratio": float(cost.step_time_ratio),
                 "state_bytes": float(cost.state_bytes),
                 "state_ratio": float(cost.state_bytes / costs.loc["adam"].state_bytes),
@@ -66,6 +70,7 @@ def league(comparisons: dict[str, Comparison]) -> list[dict]:
         row["mean_difference"] = float(np.mean([min(of["difference"], 100.0) for of in row["tasks"].values()]))
         row["step_time_ratio"] = float(np.median([of["step_time_ratio"] for of in row["tasks"].values()]))
         row["state_ratio"] = float(np.median([of["state_ratio"] for of in row["tasks"].values()]))
+        row["diverged_trials"] = float(np.mean([of["diverged_trials"] for of in row["tasks"].values()]))
     return sorted(rows.values(), key=lambda row: row["mean_difference"])
 
 
@@ -88,19 +93,22 @@ def summary(rows: list[dict], tasks: list[str]) -> str:
     )
 
 
-def table(rows: list[dict], comparisons: dict[str, Comparison]) -> str:
+def table(rows: list[dict], tasks: list[str]) -> str:
     """Markdown: on each task the difference from Adam in percent with its 95 % interval, and the verdict."""
-    tasks = list(comparisons)
-    lines = [f"| optimizer | {' | '.join(tasks)} | time per step | state |", f"|---|{'---|' * len(tasks)}---|---|"]
+    heading = ["optimizer", *tasks, "time per step", "state", "diverged"]
+    lines = [f"| {' | '.join(heading)} |", f"|{'---|' * len(heading)}"]
     for row in rows:
         cells = [_cell(row["tasks"][task]) if task in row["tasks"] else "" for task in tasks]
-        cost = f"{row['step_time_ratio']:.2f} | {row['state_ratio']:.2f}"
+        cost = f"{row['step_time_ratio']:.2f} | {row['state_ratio']:.2f} | {row['diverged_trials']:.0%}"
         lines.append(f"| `{row['optimizer']}` | {' | '.join(cells)} | {cost} |")
+    if any(of["at_border"] for row in rows for of in row["tasks"].values()):
+        lines += ["", BORDER]
     return "\n".join(lines) + "\n"
 
 
 def _cell(of: dict) -> str:
-    return f"{SIGNS[of['verdict']]} {_percent(of['difference'])} ({_percent(of['low'])} to {_percent(of['high'])})"
+    mark = "†" if of["at_border"] else ""
+    return f"{SIGNS[of['verdict']]}{mark} {_percent(of['difference'])} ({_percent(of['low'])} to {_percent(of['high'])})"
 
 
 def _percent(value: float) -> str:
@@ -164,7 +172,7 @@ def main(arguments=None):
         }
         if options.dry_run:
             for task, plan in plans.items():
-                found = estimate(plan)
+                found = estimate(plan, finished(options.out / task, identity(plan), plan))
                 trainings = sum(one.trainings for one in found.values())
                 print(f"{task}: {trainings:,} trainings, about {total_seconds(found) / 60:.0f} min", flush=True)
             return None
@@ -173,7 +181,7 @@ def main(arguments=None):
             print(f"{task}: {len(plan.entrants)} optimizers", flush=True)
             comparisons[task] = run_plan(plan, options.out / task)
     rows = league(comparisons)
-    text = f"{summary(rows, list(comparisons))}\n{table(rows, comparisons)}"
+    text = f"{summary(rows, list(comparisons))}\n{table(rows, list(comparisons))}"
     (options.out / "league.md").write_text(text, encoding="utf-8")
     picture(rows, list(comparisons), options.out)
     records.write(
@@ -182,6 +190,7 @@ def main(arguments=None):
         {
             "rows": rows,
             "left_out": left_out,
+            "notes": {task: comparison.notes() for task, comparison in comparisons.items()},
             "trials": options.trials,
             "studies": options.studies,
             "seed": options.seed,

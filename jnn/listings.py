@@ -11,7 +11,8 @@ from rich.text import Text
 from jnn.comparison.catalogue import catalogue
 from jnn.comparison.estimates import estimate, total_seconds
 from jnn.comparison.plans import Plan
-from jnn.comparison.store import Store
+from jnn.comparison.rows import percent, signed
+from jnn.comparison.store import finished
 from jnn.comparison.suite import TASKS
 
 
@@ -37,11 +38,7 @@ def available() -> Group:
 
 def dry_run(plan: Plan, about: Mapping, out: Path, overwrite: bool = False) -> Group:
     """What a comparison with the identity `about` would run, and how long it would take here."""
-    kept = {}
-    if not overwrite and (out / "comparison.json").exists():
-        store = Store.claim(out, about, overwrite=False)
-        names = [(task.name, entrant.name) for task in plan.tasks for entrant in plan.entrants]
-        kept = {name: True for name in names if store.load(*name) is not None}
+    kept = set() if overwrite else finished(out, about, plan)
     found = estimate(plan, kept)
     table = _table("task", "optimizer", "trainings", "steps", "seconds")
     for (task, optimizer), one in found.items():
@@ -75,9 +72,9 @@ def verdicts(found) -> Table:
     """The table of a verdict map."""
     table = _table(*found.settings, "task", "optimizer", "verdict", "difference", "p (Holm)")
     for row in found.verdicts.to_dict("records"):
-        percent = 100 * row["difference"] / row["reference_loss"]
+        share = signed(percent(row["difference"], row["reference_loss"]))
         settings = [str(row[name]) for name in found.settings]
-        table.add_row(*settings, row["task"], row["optimizer"], row["verdict"], f"{percent:+.1f} %", f"{row['p_adjusted']:.4f}")
+        table.add_row(*settings, row["task"], row["optimizer"], row["verdict"], f"{share} %", f"{row['p_adjusted']:.4f}")
     return table
 
 

@@ -8,9 +8,13 @@ from jnn import plots
 
 import layer_properties
 
-# Most of the time of the suite goes into compiling, and programs as small as these gain nothing from LLVM's passes.
-# Read when the first program is compiled; `XLA_FLAGS= pytest` runs the suite with them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the time of the suite goes into compiling, and programs as small as these gain nothing from LLVM's passes or from
+# XLA's newer emitters of fusions, which take twice as long to compile. XLA stops at a flag that it does not know.
+# Read when the first program is compiled; `XLA_FLAGS= pytest` runs the suite as users run their programs.
+QUICK = "--xla_backend_optimization_level=0"
+if jax.__version_info__ < (0, 11):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 plots.STYLE["pdf.fonttype"] = 3  # outlines as they are: to cut them to size for type 42 is half of what a report takes
 if "JAX_PLATFORMS" not in os.environ:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jnn.comparison import statistics
-from jnn.comparison.plans import make_plan
+from jnn.comparison.plans import make_plan, require_whole
 from jnn.comparison.progress import Progress
 from jnn.comparison.studies import Setup, run_cell
 from jnn.comparison.suite import DEFAULT_TASKS
@@ -35,6 +35,8 @@ def calibrate(
     false verdicts should be 5 % or less: `sound` says whether the interval contains or lies under that."""
     import pandas as pd
 
+    require_whole("comparisons", comparisons, 1)
+    require_whole("studies", studies, 2)
     total = comparisons * studies
     plan = make_plan({"one": factory, "other": factory}, tasks, "one", {"one": space}, trials, total, margin, seed, size=size)
     plan = plan._replace(target_studies=0)

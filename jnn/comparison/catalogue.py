@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn import optim
-from jnn.comparison.entrants import NOT_OPTIMIZERS, enter, find_factory, takes_traced
+from jnn.comparison.entrants import NOT_OPTIMIZERS, enter, find_factory, innermost, takes_traced
 from jnn.comparison.errors import InputError
 from jnn.comparison.tasks import Task
 from jnn.layers import dense
@@ -38,8 +38,9 @@ def names() -> Iterator[str]:
     yield from sorted(set(optim.__all__) - NOT_OPTIMIZERS)
     for module, prefix in ((optax, "optax"), (optax.contrib, "optax.contrib")):
         for name, value in sorted(vars(module).items()):
-            is_public = inspect.isfunction(value) and not name.startswith(("_", "scale_by_"))
-            if is_public and _is_optimizer(value, prefix):
+            function = innermost(value)  # of optax.nadam, a partial of adam
+            is_public = inspect.isfunction(function) and not name.startswith(("_", "scale_by_"))
+            if is_public and _is_optimizer(function, prefix):
                 yield f"{prefix}:{name}"
 
 

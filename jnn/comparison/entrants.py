@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jnn import optim
 from jnn.comparison.errors import CandidateError, InputError, did_you_mean
 from jnn.comparison.imports import imported
-from jnn.comparison.spaces import DEFAULT, SPACES, Space, fixed
+from jnn.comparison.spaces import SPACES, UNKNOWN, Space, fixed
 from jnn.comparison.tasks import Task
 from jnn.optim.averages import judges_by_others
 from jnn.optim.updates import call_update, difference
@@ -87,7 +87,7 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
     known = _known_spaces(factory)
     main = next(iter(known), "learning_rate")
     if main not in full and (main in parameters or open_ended):
-        full[main] = known.get(main, DEFAULT)
+        full[main] = known.get(main, UNKNOWN)
     if wide:
         full = {key: interval for key, interval in known.items() if key in taken} | full
     if not full:
@@ -105,12 +105,12 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
 
 
 def _known_spaces(factory) -> Mapping[str, Space]:
-    factory = _innermost(factory)
+    factory = innermost(factory)
     library = (getattr(factory, "__module__", None) or "").partition(".")[0]
     return SPACES.get(factory.__name__, {}) if library in ("jnn", "optax") else {}
 
 
-def _innermost(factory):
+def innermost(factory):
     """The function of a `functools.partial`."""
     while isinstance(factory, functools.partial):
         factory = factory.func
@@ -120,7 +120,7 @@ def _innermost(factory):
 def source_hash(factory) -> str | None:
     """SHA-256 of the file that defines a function; None where there is none."""
     try:
-        file = inspect.getsourcefile(inspect.unwrap(_innermost(factory)))
+        file = inspect.getsourcefile(inspect.unwrap(innermost(factory)))
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
     except (TypeError, OSError):  # defined in C, or in an interactive session
         return None

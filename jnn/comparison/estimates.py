@@ -1,7 +1,7 @@
 """What a comparison would run, and how long that would take here."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
     seconds: float  # of all its trainings and programs, on one of the workers
 
 
-def estimate(plan: Plan, kept: Mapping = {}) -> dict[tuple[str, str], Estimate]:
+def estimate(plan: Plan, kept: Set[tuple[str, str]] = frozenset()) -> dict[tuple[str, str], Estimate]:
     """(task, optimizer) -> what it would take, from timed programs of a few steps. `kept` are those that need not run.
 
     Each is timed with as many runs at a time as the comparison would take, over its first two evaluated spans of steps; what

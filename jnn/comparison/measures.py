@@ -14,7 +14,7 @@ def measures(comparison: Comparison) -> DataFrame:
 
     test_*, test_*_sd: mean and standard deviation of the final runs' scores over studies.
     diverged_trials: the share of tuning runs. diverged_finals: the number of final runs.
-    steps_to_target, seconds_to_target: the median over studies, inf where fewer than half arrive; not_reached: the share that
+    steps_to_target, seconds_to_target: the median over studies, inf unless more than half arrive; not_reached: the share that
     never does, by last_step. seconds_per_step: the median over rounds; step_time_ratio: to the reference's in the same
     round. state_bytes: of the optimizer's state.
 

@@ -51,7 +51,7 @@ def make_plan(
     for argument, value in (("optimizers", optimizers), ("spaces", spaces)):
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise InputError(f"{argument} must be a dict with names as keys, got {value!r}")
-    _require_whole("studies", studies, 2)
+    require_whole("studies", studies, 2)
     trials = _budgets("trials", trials, optimizers, unequal)
     steps = _budgets("steps", steps, optimizers, unequal)
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
@@ -65,7 +65,8 @@ def make_plan(
         raise InputError(f"tasks must be a list of at least one name, got {tasks!r}")
     found = [find_task(task, size) for task in tasks]
     if None not in steps.values() and len(set(steps.values())) == 1:
-        found = [task._replace(steps=next(iter(steps.values()))) for task in found]
+        same = next(iter(steps.values()))
+        found = [task._replace(steps=same, points=min(task.points, same)) for task in found]
         steps = dict.fromkeys(optimizers)
     names = [task.name for task in found]
     for name in names:
@@ -101,7 +102,7 @@ def make_plan(
         total, held_out = count_pool(task, of_task), count_held_out(task, of_task)
         for horizon in (for_entrant(task, entrant).steps for entrant in entrants):
             if not 1 <= task.points <= horizon:
-                raise InputError(f"{task.name}: {task.points} points of {horizon} steps")
+                raise InputError(f"{task.name}: a run of {horizon} steps has no {task.points} points to be evaluated at")
         if total and (task.validation < 1 or (task.test < 1 and of_task.test is None)):
             raise InputError(f"{task.name}: {task.validation} validation and {task.test} test examples of {total}")
         if total and total - held_out < (task.batch_size or 1):
@@ -131,7 +132,7 @@ def make_plan(
     return Plan(found, entrants, reference, studies, margin, int(seed), lanes, targets, traced, schedules, examples, notes)
 
 
-def _require_whole(name: str, value, least: int):
+def require_whole(name: str, value, least: int):
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         why = ": an interval needs at least two" if name == "studies" and value == 1 else ""
         raise InputError(f"{name} must be a whole number of at least {least}, got {value}{why}")
@@ -146,7 +147,7 @@ def _budgets(name: str, given, optimizers: Mapping, unequal: bool) -> dict:
         if optimizer not in optimizers or optimizer not in found:
             known = ", ".join(optimizers)
             raise InputError(f"{name} must be one number, or one for each of {known}: {optimizer!r} is not in both")
-        _require_whole(name, found[optimizer], 1)
+        require_whole(name, found[optimizer], 1)
     if len(set(found.values())) > 1 and not unequal:
         each = ", ".join(f"{optimizer} {number}" for optimizer, number in found.items())
         raise InputError(

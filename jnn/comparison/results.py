@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,9 +196,20 @@ def _rows(task: str, name: str, cell: "Cell"):
 
 
 def border_notes(comparison: Comparison) -> list[str]:
-    """Where the best trial was the lowest or the highest tried in more than a quarter of the studies, and twice as often as it
-    is if all are equally good."""
+    """A note for each of `at_borders`."""
     notes = []
+    for task, name, hyperparameter, side, count in at_borders(comparison):
+        space, studies = comparison.protocol["optimizers"][name]["spaces"][hyperparameter], comparison.protocol["studies"]
+        notes.append(
+            f"{task}, {name}: in {count} of {studies} studies the best {hyperparameter} was the one nearest "
+            f"the {side} border of its space, {space['low']:g} to {space['high']:g}: a wider one may serve"
+        )
+    return notes
+
+
+def at_borders(comparison: Comparison) -> Iterator[tuple[str, str, str, str, int]]:
+    """(task, optimizer, hyperparameter, "lower" or "upper", studies) where the best trial was the lowest or the highest tried
+    in more than a quarter of the studies, and twice as often as it is if all are equally good."""
     tuned = comparison.trials[comparison.trials.phase == "tune"]
     for (task, name), rows in tuned.groupby(["task", "optimizer"], sort=False):
         spaces = comparison.protocol["optimizers"][name]["spaces"]
@@ -213,11 +224,7 @@ def border_notes(comparison: Comparison) -> list[str]:
             for side, extreme in (("lower", values.min(axis=1)), ("upper", values.max(axis=1))):
                 count = int((best == extreme.to_numpy()).sum())
                 if count > len(values) * max(1 / 4, 2 / values.shape[1]):
-                    notes.append(
-                        f"{task}, {name}: in {count} of {len(values)} studies the best {hyperparameter} was the one nearest "
-                        f"the {side} border of its space, {space['low']:g} to {space['high']:g}: a wider one may serve"
-                    )
-    return notes
+                    yield task, name, hyperparameter, side, count
 
 
 def divergence_notes(comparison: Comparison) -> list[str]:

@@ -126,6 +126,15 @@ def _lock(handle: int, path: Path):
         return
 
 
+def finished(folder: Path, about: Mapping, plan: Plan) -> set[tuple[str, str]]:
+    """The (task, optimizer) that are kept in a folder, which need not be there, of the comparison with the identity `about`."""
+    if not (folder / "comparison.json").exists():
+        return set()
+    store = Store.claim(folder, about, overwrite=False)
+    names = [(task.name, entrant.name) for task in plan.tasks for entrant in plan.entrants]
+    return {name for name in names if store.load(*name) is not None}
+
+
 class Store:
     """The folder of one comparison."""
 

@@ -183,7 +183,8 @@ def run_cell(plan: Plan, setup: Setup, entrant: Entrant, *, arm: int = 0, advanc
     final = runs({name: a[studies, winner] for name, a in values.items()}, studies, FINAL)
     scores, at_start = final["final"], final["initial"]
     final_diverged = ~final["finite"] | ~_no_worse(scores["validation"]["loss"], at_start["validation"]["loss"])
-    final_diverged |= ~np.isfinite(scores["test"]["loss"])
+    # a run that blows up on the test part alone must not weigh more than one that blows up on all
+    final_diverged |= ~_no_worse(scores["test"]["loss"], at_start["test"]["loss"])
     every = setup.task.steps // setup.task.points
     results = {
         "hyperparameters": values,
@@ -194,7 +195,7 @@ def run_cell(plan: Plan, setup: Setup, entrant: Entrant, *, arm: int = 0, advanc
         "final_diverged": final_diverged,
         "curves": {
             "training": final["training"],
-            "validation": final["validation"],
+            "validation": final["validation"][:, : setup.task.points],  # one more where the points do not divide the steps
             "initial": at_start["validation"]["loss"],
         },
     }

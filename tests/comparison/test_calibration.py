@@ -4,6 +4,7 @@ import pytest
 import jnn
 from jnn.comparison import calibration, estimates, plans
 from jnn.comparison.catalogue import catalogue, names
+from jnn.comparison.errors import InputError
 
 from tiny import tiny_task
 
@@ -51,7 +52,7 @@ def test_an_estimate_counts_what_would_run():
     assert {key: one.trainings for key, one in found.items()} == {("tiny", "adam"): 4 * 10, ("tiny", "sgd"): 4 * 8}
     assert all(0 < one.seconds < 60 and one.steps == 20 for one in found.values())
     assert estimates.total_seconds(found) < sum(one.seconds for one in found.values()) + 1e-9
-    kept = estimates.estimate(plan, {("tiny", "adam"): True})
+    kept = estimates.estimate(plan, {("tiny", "adam")})
     assert kept["tiny", "adam"].seconds == 0
 
 
@@ -60,7 +61,7 @@ def test_the_catalogue_holds_optaxs_optimizers_and_says_why_some_cannot_run():
     assert list(found) == list(names())
     running = [name for name, problem in found.items() if not problem]
     assert len([name for name in running if name.startswith("optax")]) >= 41
-    for name in ("adam", "lbfgs", "muon", "optax:adamw", "optax:lbfgs", "optax.contrib:schedule_free_adamw"):
+    for name in ("adam", "lbfgs", "muon", "optax:adamw", "optax:lbfgs", "optax:nadam", "optax.contrib:schedule_free_adamw"):
         assert name in running
     assert "needs l2_norm_clip" in found["optax.contrib:dpsgd"]
     assert "obj_fn must be provided" in found["optax.contrib:sophia"]
@@ -70,3 +71,15 @@ def test_the_catalogue_holds_optaxs_optimizers_and_says_why_some_cannot_run():
 
 def test_every_optimizer_of_jnn_can_be_compared():
     assert [one for one in catalogue() if ":" not in one.name and one.problem] == []
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"studies": 1}, "studies must be a whole number of at least 2, got 1: an interval needs at least two"),
+        ({"comparisons": 0}, "comparisons must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_too_few_studies_or_comparisons_are_refused(changes, message, raises):
+    with raises(InputError, message):
+        jnn.calibrate(jnn.optim.sgd, [tiny_task()], **{"comparisons": 2, "trials": 1, "studies": 2, **changes})

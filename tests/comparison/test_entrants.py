@@ -10,7 +10,7 @@ import jnn
 from jnn.comparison import entrants
 from jnn.comparison.errors import InputError
 from jnn.comparison.plans import make_plan
-from jnn.comparison.spaces import DEFAULT, SPACES, fixed, log_uniform
+from jnn.comparison.spaces import SPACES, UNKNOWN, fixed, log_uniform
 from jnn.comparison.studies import FINAL, Setup, run_cell
 
 from tiny import tiny_task
@@ -41,7 +41,7 @@ def test_a_users_function_gets_the_general_default_whatever_its_name():
     def lion(learning_rate):
         raise AssertionError
 
-    assert entrants.enter("mine", lion, {}).space == {"learning_rate": DEFAULT}
+    assert entrants.enter("mine", lion, {}).space == {"learning_rate": UNKNOWN}
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,32 @@ def test_starts_that_do_not_fit_the_memory_are_never_made(monkeypatch):
     assert set(calls) == {1}
 
 
+def test_points_that_do_not_divide_the_steps_leave_the_rest_out_of_the_curves():
+    curves = cell_of(jnn.optim.adam, tiny_task(steps=23, points=5))[0].curves  # an evaluation every four steps
+    np.testing.assert_array_equal(curves["step"], [4, 8, 12, 16, 20])
+    cut = cell_of(jnn.optim.adam, tiny_task(steps=26, points=10))[0].curves
+    assert cut["training"].shape == cut["validation"].shape == (4, len(cut["step"])) == (4, 10)
+
+
+def test_fewer_steps_than_points_are_evaluated_at_each():
+    plan = plans.make_plan(ADAM | {"sgd": jnn.optim.sgd}, [tiny_task()], "adam", {}, 2, 2, 0.01, 0, steps=3)
+    assert (plan.tasks[0].steps, plan.tasks[0].points) == (3, 3)
+
+
+def test_a_final_run_that_fails_on_the_test_part_alone_counts_as_the_loss_at_initialisation():
+    def load():  # far away from all that is trained on
+        examples = blobs(official_test=True)
+        return examples._replace(test=(examples.test[0] * -1e3, examples.test[1]))
+
+    cell, setup = cell_of(jnn.optim.adam, tiny_task(load=load))
+    initial = setup.starts((0, 1, 2, 3), studies.FINAL).initial
+    assert (cell.curves["validation"][:, -1] < initial["validation"]["loss"]).all()
+    assert cell.final_diverged.any()
+    expected = np.where(cell.final_diverged, initial["test"]["loss"], cell.final["test"]["loss"])
+    np.testing.assert_array_equal(cell.final["test"]["loss"], expected)
+    assert (expected <= initial["test"]["loss"]).all()
+
+
 def test_separate_studies_of_the_reference_set_the_target(adam_cell):
     cell, _ = adam_cell
     assert cell.target_losses.shape == (2,)
@@ -359,7 +385,7 @@ def test_an_error_in_one_cell_stops_the_comparison():
         ({"steps": {"adam": 20, "sgd": 30}}, "unequal budgets make a comparison unfair: steps adam 20, sgd 30"),
         ({"trials": {"adam": 2}}, "trials must be one number, or one for each of adam, sgd: 'sgd' is not in both"),
         ({"trials": True}, "trials must be a whole number"),
-        ({"steps": 3}, "tiny: 4 points of 3 steps"),
+        ({"tasks": [tiny_task(steps=3)]}, "tiny: a run of 3 steps has no 4 points to be evaluated at"),
         ({"size": "large"}, "a size is 'quick' or 'full', got 'large'"),
         ({"tasks": [tiny_task(batch_size=100)]}, "tiny: 120 examples less 60 held out do not fill a batch of 100"),
     ],
