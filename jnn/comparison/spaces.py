@@ -94,20 +94,24 @@ _DECAY = log_uniform(5e-3, 1.0)._replace(source=_ALGOPERF)
 _MOMENTUM = complement_log_uniform(0.5, 0.99)._replace(source=_SUTSKEVER)
 _WARMUP = uniform(0.0, 0.1)._replace(source="twice AlgoPerf's warm-up, 5 % of the steps (Dahl et al. 2023)")
 
-_ADAM = _rate(1e-3)
-UNKNOWN = _ADAM._replace(source="Adam's: nothing is known of where this optimizer is best")  # of one that is not in the table
+# of an optimizer that is not in the table
+UNKNOWN = _rate(1e-3)._replace(source="Adam's: nothing is known of where this optimizer is best")
 
 # optimizer, by the name of its factory in jnn.optim, optax and optax.contrib -> hyperparameter -> space. The first is searched
 # by default, the others where the comparison is asked for wide spaces. `warmup` is a share of the steps.
 SPACES: dict[str, dict[str, Space]] = {
     "acprop": {"learning_rate": _rate(1e-5)},
+    "adabelief": {"learning_rate": _rate(1e-3)},
     "adadelta": {"learning_rate": _rate(5e-1)},
     "adafactor": {"learning_rate": _rate(5e-3)},
     "adagrad": {"learning_rate": _rate(2e-2), "warmup": _WARMUP},
-    "adam": {"learning_rate": _ADAM, "b1": _B1, "warmup": _WARMUP},
+    "adam": {"learning_rate": _rate(1e-3), "b1": _B1, "warmup": _WARMUP},
     "adamax": {"learning_rate": _rate(2e-3)},
     "adamaxw": {"learning_rate": _rate(2e-3)},
-    "adamw": {"learning_rate": _ADAM, "b1": _B1, "weight_decay": _DECAY, "warmup": _WARMUP},
+    "adamw": {"learning_rate": _rate(1e-3), "b1": _B1, "weight_decay": _DECAY, "warmup": _WARMUP},
+    "adan": {"learning_rate": _rate(1e-3)},
+    "ademamix": {"learning_rate": _rate(1e-3)},
+    "adopt": {"learning_rate": _rate(1e-3)},
     "amsgrad": {"learning_rate": _rate(2e-3)},
     "cocob": {"learning_rate": _rate(5e-6)},
     "dadapt_adamw": {"learning_rate": _rate(5e-2)},
@@ -124,7 +128,7 @@ SPACES: dict[str, dict[str, Space]] = {
     "momentum": {"learning_rate": _rate(2e-2), "momentum": _MOMENTUM, "warmup": _WARMUP},
     "momo": {"learning_rate": _rate(5e-1)},
     "momo_adam": {"learning_rate": _rate(2e-3)},
-    "muon": {"learning_rate": _ADAM, "warmup": _WARMUP},
+    "muon": {"learning_rate": _rate(1e-3), "warmup": _WARMUP},
     "nesterov": {"learning_rate": _rate(2e-2), "momentum": _MOMENTUM, "warmup": _WARMUP},
     "newton": {
         "damping": log_uniform(1e-3, 10.0)._replace(source="from hardly any to gradient descent"),
@@ -133,10 +137,13 @@ SPACES: dict[str, dict[str, Space]] = {
     "newton_cg": {"learning_rate": log_uniform(0.1, 10.0)._replace(source=_THEORY)},
     "noisy_sgd": {"learning_rate": _rate(2e-2)},
     "novograd": {"learning_rate": _rate(5e-3)},
+    "optimistic_adam": {"learning_rate": _rate(1e-3)},
+    "optimistic_adam_v2": {"learning_rate": _rate(1e-3)},
     "optimistic_gradient_descent": {"learning_rate": _rate(5e-2)},
     "polyak_sgd": {"max_learning_rate": _rate(2e-1)},
     "prodigy": {"learning_rate": _rate(2e-1)},
     "radam": {"learning_rate": _rate(1e-2)},
+    "rmsprop": {"learning_rate": _rate(1e-3)},
     "rprop": {"learning_rate": _rate(2e-3)},
     "schedule_free_adamw": {"learning_rate": _rate(2e-3)},
     "schedule_free_sgd": {"learning_rate": _rate(1e-1)},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jnn.comparison.errors import InputError
-from jnn.comparison.spaces import SPACES, UNKNOWN, complement_log_uniform, fixed, log_uniform, parse, uniform
+from jnn.comparison.spaces import SPACES, complement_log_uniform, fixed, log_uniform, parse, uniform
 
 
 def test_log_uniform_is_even_on_a_logarithmic_scale():
@@ -75,7 +75,7 @@ def test_learning_rates_are_three_decades_around_the_recorded_best():
     for name, found in recorded.items():
         if name == "optax:lbfgs":  # jnn's bears the same name
             continue
-        space = next(iter(SPACES.get(name.rpartition(":")[2], {"learning_rate": UNKNOWN}).values()))
+        space = next(iter(SPACES[name.rpartition(":")[2]].values()))
         assert (space.low, space.high) == pytest.approx(tuple(found["space"])), name
         assert space.high == pytest.approx(1000 * space.low), name
         middle = np.mean(np.log10(list(found["best"].values())))
