@@ -1,6 +1,7 @@
 """Small versions of the experiments whose results are recorded: they run, and find what they should."""
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +80,15 @@ def test_the_league_ranks_and_resumes(tmp_path, capsys, monkeypatch):
     assert "are kept in" in capsys.readouterr().err
     assert again == rows
     assert json.loads(kept)["verdicts"] == json.loads((tmp_path / "digits-linear" / "results.json").read_text())["verdicts"]
+
+
+def test_the_page_of_the_league_has_the_recorded_table():
+    root = Path(__file__).parent.parent
+    rows = json.loads((root / "experiments" / "results" / "league.json").read_text())["results"]["rows"]
+    page, tasks = (root / "docs" / "league.md").read_text(), list(rows[0]["tasks"])
+    assert optax_league.summary(rows, tasks) in page
+    assert optax_league.table(rows, tasks) in page
+    assert len(rows) > 40
 
 
 def test_the_best_learning_rate_is_found_where_it_lies(tmp_path):

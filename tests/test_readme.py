@@ -81,5 +81,10 @@ def test_the_figures_are_those_that_were_recorded():
         shares = found["ratio"][found["fastest_jax_peer"]], found["ratio"]["torch"], found["in_fit"], found["in_sweep"]
         first, *rest = (f"{r['median']:.2f} ({r['least']:.2f} to {r['most']:.2f})" for r in shares)
         assert f"| {name} | {first}, {found['fastest_jax_peer']} | {' | '.join(rest)} |" in README
-    for task, found in recorded("calibration", "results")["adam_against_itself"].items():
-        assert f"{100 * found['false_verdicts']['share']:.1f} % on `{task}`" in README
+    text = " ".join(README.split())
+    for row in recorded("calibration", "results")["rows"]:
+        share, low, high = (f"{100 * row[f'false_verdicts_{end}']:.1f} %" for end in ("share", "low", "high"))
+        assert f"{share} on `{row['task']}` ({low} to {high})" in text
+    promised = [row["found_low"] <= row["promised_power"] <= row["found_high"] for row in recorded("power", "results")["rows"]]
+    assert f"all {len(promised)} intervals contain the promise" in text
+    assert all(promised)
