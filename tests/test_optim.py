@@ -378,6 +378,12 @@ def test_parameters_are_needed_only_where_they_count(case):
         chex.assert_trees_all_equal(optimizer.update(gradients(), optimizer.init(gradients())), with_params)
 
 
+def rounding(case) -> float:
+    """How far two programs of the same updates may lie apart in float32, at a learning rate of 0.1."""
+    # each of muon's five steps of Newton and Schulz multiplies an error in a small singular value by up to 3.4445
+    return 0.1 * 3.4445**5 * 2**-24 if case.name == "muon" else 1e-7
+
+
 @every_optimizer
 def test_jit_vmap_and_scan_give_the_same(case):
     optimizer, params = case.make(**case.hyperparameters), gradients(99)
@@ -391,7 +397,7 @@ def test_jit_vmap_and_scan_give_the_same(case):
     # every optimizer is odd: in the second lane all goes the other way
     both = lambda tree: jax.tree.map(lambda a: jnp.stack([a, -a]), tree)
     twice = jax.jit(jax.vmap(run))(both(params), both(grads))
-    chex.assert_trees_all_close(twice, both(expected), rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(twice, both(expected), rtol=1e-5, atol=rounding(case))
 
 
 @every_optimizer
@@ -455,7 +461,7 @@ def test_wrappers_take_it(case, wrapper):
         for wrap, make in zip(WRAPPERS[wrapper], (case.make, case.oracle), strict=True)
     )
     with jax.numpy_dtype_promotion("standard"):
-        chex.assert_trees_all_close(updates_of(ours)[0], updates_of(theirs)[0], rtol=1e-5, atol=1e-7)
+        chex.assert_trees_all_close(updates_of(ours)[0], updates_of(theirs)[0], rtol=1e-5, atol=rounding(case))
 
 
 @every_optimizer
