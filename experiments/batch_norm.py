@@ -8,8 +8,8 @@ weights of kaiming's initialization, three seeds, all in one program each. Shown
 where a run diverged; the best cell of each is tested once on the test part. Why batch norm should do so: a layer under it gives
 the same whatever the scale of its weights, and the gradient shrinks as they grow (section 3.3 of the paper).
 
-Expected: without it no more than one or two scales learn at all, with it most do, at learning rates ten times as high. (to be
-recorded) About 5 minutes on 2 cores, --quick under a minute.
+Expected: 75 % validation accuracy in 2 % of the cells without it, in 61 % (59 to 63) with it; at kaiming's scale up to a
+learning rate of 0.1 without and 3 with it. About 12 minutes on one core, --quick under a minute.
 """
 
 import sys
@@ -80,7 +80,7 @@ def summary(validation, test, rates, scales) -> dict:
 
 def heatmaps(out, validation, rates, scales):
     with jnn.plots.style():
-        figure = Figure(figsize=(9, 3.8))
+        figure = Figure(figsize=(10.5, 3.8))
         for axes, (title, values) in zip(figure.subplots(1, 2), validation.items(), strict=True):
             names = {"x": [f"{rate:g}" for rate in rates], "y": [f"{scale:g}" for scale in scales]}
             labels = {"xlabel": "learning rate", "ylabel": "factor on kaiming's weights", "label": "validation accuracy, %"}

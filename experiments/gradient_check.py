@@ -9,8 +9,8 @@ direction, in float32 and float64. Truncation, h |f''| / 2 and h^2 |f'''| / 6, f
 at the step where the sum is least (Press et al. 2007, section 5.7). Last, examples that are worked by hand in courses (the
 first three in Li, Karpathy & Johnson's CS231n, 2016, lecture 4), by `jnn.check_gradients` and against their closed forms.
 
-Expected: every array within 1e-7; slopes of 1, 2 and -1 to 0.04; centred differences are best near a step of 2e-6 in float64 and
-1e-3 in float32. Two and a half minutes on one core, --quick 20 s.
+Expected: every array within 1e-7; slopes of 1, 2 and -1 to 0.04; centred differences are best near a step of 2e-6 in float64
+and 1e-3 in float32. Two and a half minutes on one core, --quick 20 s.
 """
 
 import sys

@@ -9,8 +9,8 @@ gradient counted as five runs, random searches (Bergstra & Bengio 2012) of the s
 constant, all between 1e-4 and 1; the gradient starts in the middle, at 0.01. A study is a split of its own into training,
 validation and test part; the winner on validation is trained from a fresh seed and judged once on the test part.
 
-Expected: well below the search of knots; how it stands to the searches of one number is to be recorded (with --quick 0.157
-against 0.254, and 0.201 and 0.187, whose intervals of the difference hold zero). Four minutes on 2 cores, --quick 20 seconds.
+Expected: no difference shown after the compute of 200 runs: 0.116 (0.099 to 0.133) by the gradient, 0.113 by the search of
+knots, 0.119 of a cosine and 0.127 of a constant. Four minutes on one core, --quick 20 seconds.
 """
 
 import sys

@@ -9,9 +9,9 @@ normal points pushed apart by a gap, all 45 pairs of handwritten digits, and n u
 XOR has no such plane (Minsky & Papert 1969): the perceptron on it, two layers of thresholds set by hand, and two layers trained
 by Adam, by width and activation, the learning rate chosen on 100 seeds and the share counted on 100 others.
 
-Expected: no count above its bound, 0.15 of it in the mean (0.149 to 0.156 over 50 seeds); all pairs of digits separable; XOR never
-by the perceptron or with one hidden unit, with two in 60 % of the seeds (sigmoid), 56 % (tanh) and 19 % (relu), with 16 in all.
-About a minute on one core, --quick 20 s.
+Expected: no count above its bound, 0.15 of it in the mean (0.149 to 0.156 over 50 seeds); all pairs of digits separable; XOR
+never by the perceptron or with one hidden unit, with two in 60 % of the seeds (sigmoid), 56 % (tanh) and 19 % (relu), with 16
+in all. About a minute on one core, --quick 20 s.
 """
 
 import sys
