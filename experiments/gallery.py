@@ -64,7 +64,8 @@ def entry(name: str) -> str:
     record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     results, machine = record["results"], record["environment"]
     size = "`--quick`" if results["options"]["quick"] else "full size"
-    where = f"{machine['device']['kind']}, {machine['machine']['cores']} cores"
+    cores = machine["machine"]["cores"]
+    where = f"{machine['device']['kind']}, {cores} core{'s' * (cores != 1)}"
     minutes = results["seconds"] / 60
     took = f"{minutes:.0f} min" if minutes >= 1.5 else f"{results['seconds']:.0f} s"
     return (
