@@ -12,6 +12,8 @@ from jnn.comparison.plans import Plan, count_trainings, for_entrant
 from jnn.comparison.studies import FINAL, Runs, Setup
 from jnn.populations import workers
 
+SPAN = 30  # steps
+
 
 class Estimate(NamedTuple):
     """Of one optimizer on one task."""
@@ -24,14 +26,15 @@ class Estimate(NamedTuple):
 def estimate(plan: Plan, kept: Set[tuple[str, str]] = frozenset()) -> dict[tuple[str, str], Estimate]:
     """(task, optimizer) -> what it would take, from timed programs of a few steps. `kept` are those that need not run.
 
-    Each is timed with as many runs at a time as the comparison would take, over its first two evaluated spans of steps; what
-    is paid once for a call of the program is counted with each span, so that the estimate is rather too long."""
+    Each is timed with as many runs at a time as the comparison would take, over its first two evaluated spans of steps, of
+    long ones over their first `SPAN` steps; what is paid once for a call of the program, and an evaluation where the span was
+    cut, is counted more often than it comes, so that the estimate is rather too long."""
     counts = count_trainings(plan)
     setups: dict[tuple[str, int], Setup] = {}  # shared by the optimizers of a task, as in the comparison
     for task in plan.tasks:
         for steps in {for_entrant(task, entrant).steps for entrant in plan.entrants}:
             points = min(task.points, 2)
-            short = task._replace(steps=points * (steps // task.points), points=points)
+            short = task._replace(steps=points * min(steps // task.points, SPAN), points=points)
             setups[task.name, steps] = Setup(short, plan)
 
     def one(task, entrant):
@@ -44,7 +47,7 @@ def estimate(plan: Plan, kept: Set[tuple[str, str]] = frozenset()) -> dict[tuple
         traced = plan.traced[task.name, entrant.name]
         calls = -(-runs // lanes)
         programs = 1 if traced else plan.studies * entrant.trials
-        seconds = programs * compiling + calls * call * task.points / setup.task.points
+        seconds = programs * compiling + calls * call * task.steps / setup.task.steps
         return (task.name, entrant.name), Estimate(runs, task.steps, seconds)
 
     with ThreadPoolExecutor(workers()) as pool:  # as the comparison itself runs
