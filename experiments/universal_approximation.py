@@ -9,8 +9,8 @@ in root mean squares (de Boor 2001); for the step a ramp of two units, as steep 
 at initialisation, with the best output layer (Rahimi & Recht 2008). Trained: full batch by Adam, its learning rate chosen on
 validation points. What is built is there to be found; where the trained error lies above it, it is the training that fails.
 
-Expected: built, errors fall as predicted, with width^-2; trained, they come to lie far above that, with 512 units by a factor of
-40 for the smooth function and 330 for the oscillation, as low frequencies are learned first (Rahaman et al. 2019). About twenty
+Expected: built, errors fall as predicted, with width^-2; trained, they come to lie far above that, with 512 units by a
+factor of 40 for the smooth function and 330 for the oscillation, as low frequencies are learned first (Rahaman et al. 2019). About twenty
 minutes on one core, --quick 20 s.
 """
 
