@@ -10,8 +10,8 @@ at initialisation, with the best output layer (Rahimi & Recht 2008). Trained: fu
 validation points. What is built is there to be found; where the trained error lies above it, it is the training that fails.
 
 Expected: built, errors fall as predicted, with width^-2; trained, they come to lie far above that, with 512 units by a
-factor of 40 for the smooth function and 330 for the oscillation, as low frequencies are learned first (Rahaman et al. 2019). About twenty
-minutes on one core, --quick 20 s.
+factor of 40 for the smooth function and 330 for the oscillation, as low frequencies are learned first (Rahaman et al. 2019).
+About twenty minutes on one core, --quick 20 s.
 """
 
 import sys
