@@ -172,7 +172,7 @@ def draw(out, fields, spreads, pictures, curves):
         right.minorticks_off()
         right.legend(fontsize=7)
         picture(out, "fields", figure)
-        figure = Figure(figsize=(8, 2.6))
+        figure = Figure(figsize=(8, 1.9))
         for axes, (title, shown) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
             axes.imshow(np.sqrt(shown), cmap="cividis")
             axes.set_title(title, fontsize=8, loc="center")
