@@ -12,7 +12,7 @@ The checks are those of Karpathy's CS231n notes ("Neural networks 3: babysitting
 learning for the labels (Northcutt, Jiang & Chuang 2021) and gradients between examples.
 
 Expected: 98 % right (94 to 100), every break found; what is flagged beside it is a class that 40 examples happen to lack.
-Two minutes on 2 cores, --quick half a minute, mostly of compiling.
+A minute and a half on one core, --quick half a minute, mostly of compiling.
 """
 
 import sys
