@@ -9,8 +9,8 @@ batches. Each of ten seeds is a replication with a split of the ten classes of i
 best mean accuracy on 1,000 examples held out, for each number of examples; that one is tested, on the 5,000 test pictures of
 the five classes.
 
-Expected: (to be recorded) little or no gain over scratch, of the frozen ones one to three points over random convolutions
-at 500 examples, none at 20. About ten minutes on 2 cores, --quick 20 seconds.
+Expected: hardly any gain over scratch (fine-tuned +1.0 points, -0.9 to +2.8, at 20 examples, +0.2, 0.0 to +0.4, at 500), of
+the frozen ones 1.1 points (0.6 to 1.6) over random convolutions at 500, none shown at 20. About ten minutes on 2 cores, --quick 20 seconds.
 """
 
 import sys
