@@ -10,7 +10,8 @@ best mean accuracy on 1,000 examples held out, for each number of examples; that
 the five classes.
 
 Expected: hardly any gain over scratch (fine-tuned +1.0 points, -0.9 to +2.8, at 20 examples, +0.2, 0.0 to +0.4, at 500), of
-the frozen ones 1.1 points (0.6 to 1.6) over random convolutions at 500, none shown at 20. About ten minutes on 2 cores, --quick 20 seconds.
+the frozen ones 1.1 points (0.6 to 1.6) over random convolutions at 500, none shown at 20. About ten minutes on 2
+cores, --quick 20 seconds.
 """
 
 import sys
