@@ -31,8 +31,8 @@ class Interval(tuple):
         """As f"{interval:.1f}": "84.3 (84.1 to 84.6)"; f"{interval:.1f %}": "84.3 % (84.1 to 84.6)"; the mean alone where there
         was one value."""
         form, space, unit = form.partition(" ")
-        texts = (format(value, form) for value in self if value is not None)
-        mean, *ends = (text if float(text) else text.replace("-", "") for text in texts)  # no -0
+        form = f"{form[0]}z{form[1:]}" if form[:1] in ("+", "-") else f"z{form}"  # z: no -0
+        mean, *ends = (format(value, form) for value in self if value is not None)
         return f"{mean}{space}{unit} ({ends[0]} to {ends[1]})" if ends else f"{mean}{space}{unit}"
 
 

@@ -26,7 +26,7 @@ def at(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         path = (name, *getattr(error, "layer_path", ()))
-        error.layer_path = path  # pyright: ignore[reportAttributeAccessIssue]
+        error.layer_path = path  # pyright: ignore[reportAttributeAccessIssue]  # on any exception, declared on none
         if not isinstance(error, LayerError):
             prefix = "raised in layer "
             notes = [note for note in getattr(error, "__notes__", []) if not note.startswith(prefix)]

@@ -157,7 +157,8 @@ def say_taken(apply: Callable, names) -> None:
     """Gives an apply function a signature with the extra keyword arguments `names`, where `extra_arguments` reads them."""
     own = list(inspect.signature(lambda params, state, x, *, key=None, train=False: None).parameters.values())
     given = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
-    apply.__signature__ = inspect.Signature([*own, *given])  # pyright: ignore[reportFunctionMemberAccess]
+    signature = inspect.Signature([*own, *given])
+    apply.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]  # read by inspect, declared by none
 
 
 def forwarding(owner: str, children, apply: Callable, *, but: tuple[str, ...] = ()) -> Callable:

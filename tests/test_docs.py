@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import jnn
 
 DOCS = Path(__file__).parent.parent / "docs"
-sys.path.append(str(DOCS))
+sys.path.append(str(DOCS))  # Sphinx imports docs/catalogue.py by its name alone, and so do the tests
 
 import catalogue  # noqa: E402  # pyright: ignore[reportMissingImports]
 

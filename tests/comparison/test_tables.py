@@ -27,7 +27,7 @@ def test_the_reference_is_first_and_its_step_is_a_time(comparison):
     table = measure_table(comparison)
     first, second = (dict(zip(table.headings, row, strict=True)) for row in table.groups["one"][:2])
     assert (first["optimizer"], first["step time"], first["state"]) == ("adam", "200 µs", "1.23 kB")
-    assert (second["optimizer"], second["step time"]) == ("worse", "2.00×")  # noqa: RUF001
+    assert (second["optimizer"], second["step time"]) == ("worse", "2.00×")  # noqa: RUF001  # the table's own sign
     assert first["steps to target"].endswith("(25 % never)")
     assert second["steps to target"] == "> 20 (100 % never)"
 
