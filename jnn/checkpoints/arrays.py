@@ -1,0 +1,81 @@
+"""Trees of arrays in a folder, by Orbax: each under its path, random keys as the numbers that they are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jnn import tree as trees
+from jnn.checkpoints.manifests import DamagedError
+
+
+def described(tree) -> dict[str, dict]:
+    """-> {path: {"shape": [...], "dtype": "...", "key": "threefry2x32"}}, "key" for random keys alone, whose shape and dtype
+    are those of their numbers. `tree` holds arrays or shapes. Raises TypeError for what is neither."""
+    return {path: _described(path, leaf) for path, leaf in trees.flatten(tree).items()}
+
+
+def _described(path: str, leaf) -> dict:
+    shape, dtype = np.shape(leaf), getattr(leaf, "dtype", None)
+    if dtype is None:
+        dtype = np.asarray(leaf).dtype
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        numbers = jax.eval_shape(jax.random.key_data, leaf)
+        return {"shape": list(numbers.shape), "dtype": numbers.dtype.name, "key": str(jax.random.key_impl(leaf))}
+    if dtype.kind in "OSU":
+        raise TypeError(f"checkpoints: {path} is no array of numbers: {type(leaf).__name__}")
+    return {"shape": list(shape), "dtype": dtype.name}
+
+
+def write(checkpointer, folder: Path, tree) -> None:
+    """Begins to write all arrays of `tree`; `checkpointer` (an `orbax.checkpoint.AsyncCheckpointer`) ends it by itself. What
+    has no numbers in it, an array of shape (0, 3), is in its manifest alone."""
+    import orbax.checkpoint as ocp
+
+    flat = {path: _numbers(leaf) for path, leaf in trees.flatten(tree).items() if np.size(leaf)}
+    checkpointer.save(folder.absolute(), ocp.args.PyTreeSave(trees.unflatten(flat)))
+
+
+def read(folder: Path, like: Mapping[str, Any], entries: Mapping[str, dict]) -> dict[str, Any]:
+    """{path: an array or a shape, or None} -> {path: array}, placed where the array in `like` is (its sharding), of numpy for
+    None; `entries` are those of the manifest."""
+    import orbax.checkpoint as ocp
+
+    args = {}
+    for path, leaf in like.items():
+        if 0 not in entries[path]["shape"]:
+            host = ocp.RestoreArgs(restore_type=np.ndarray)
+            args[path] = host if _on_host(leaf) else ocp.ArrayRestoreArgs(sharding=_sharding(leaf))
+    found: dict[str, Any] = {}
+    if args:
+        names = trees.unflatten(dict.fromkeys(args, 0))
+        restore = ocp.args.PyTreeRestore(names, restore_args=trees.unflatten(args), partial_restore=True)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            found = trees.flatten(checkpointer.restore(folder.absolute(), restore))
+    return {path: _array(path, found.get(path), leaf, entries[path]) for path, leaf in like.items()}
+
+
+def _array(path: str, numbers, leaf, entry: dict):
+    dtype = jax.numpy.dtype(entry["dtype"])
+    if numbers is None:
+        numbers = np.zeros(entry["shape"], dtype)
+        numbers = numbers if _on_host(leaf) else jax.device_put(numbers, _sharding(leaf))
+    if list(numbers.shape) != entry["shape"] or numbers.dtype != dtype:
+        raise DamagedError(f"{path}: {numbers.dtype} {numbers.shape} was read where the manifest names {entry}")
+    return jax.random.wrap_key_data(numbers, impl=entry["key"]) if "key" in entry else numbers
+
+
+def _numbers(leaf):
+    if isinstance(leaf, jax.Array):
+        return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return np.asarray(leaf)
+
+
+def _on_host(leaf) -> bool:
+    return leaf is None or isinstance(leaf, np.ndarray | np.generic)
+
+
+def _sharding(leaf):
+    return getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -1,0 +1,131 @@
+"""The checkpoints of a run: a folder for each, named by its step, written in the background and kept as long as asked."""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jnn.checkpoints import arrays, files, manifests
+from jnn.checkpoints.manifests import CheckpointError
+
+
+class Checkpoints(NamedTuple):
+    """Where and how often a run keeps its state.
+
+    folder: of the run; a checkpoint of step 400 is `folder/000000400`.
+    every: steps between two; None for one a minute at most.
+    keep: so many of the last; best: and the best by this metric, as in history, "eval/loss"; largest: of which more is better.
+    timeout: seconds after which a save that is still under way is an error.
+    """
+
+    folder: str | os.PathLike
+    every: int | None = None
+    keep: int = 3
+    best: str | None = None
+    largest: bool = False
+    timeout: float = 1200.0
+
+
+def steps(folder: str | os.PathLike) -> list[int]:
+    """Of the complete checkpoints in the folder of a run, ascending: those that have a manifest."""
+    folder = Path(folder)
+    names = (path.name for path in folder.iterdir() if (path / manifests.NAME).exists()) if folder.exists() else ()
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def at(folder: str | os.PathLike, step: int) -> Path:
+    """The checkpoint's own folder."""
+    return Path(folder) / f"{step:09d}"
+
+
+def latest(folder: str | os.PathLike, like, *, allowed: Callable[[Mapping[str, Any]], None] = lambda about: None):
+    """-> (step, Loaded) of the newest whole checkpoint, or None where there is none at all.
+
+    A damaged one is passed over with a warning that names its file. allowed(about) raises where a checkpoint is not one to go
+    on from. Raises CheckpointError where there are checkpoints and none of them is whole."""
+    found = steps(folder)
+    for step in reversed(found):
+        try:
+            allowed(manifests.read(at(folder, step)).about)
+            return step, files.load(at(folder, step), like)
+        except manifests.DamagedError as error:
+            warnings.warn(f"{error}; going back to the checkpoint before", RuntimeWarning, stacklevel=2)
+    if found:
+        raise CheckpointError(f"{folder}: all checkpoints, of steps {', '.join(map(str, found))}, are damaged")
+    return None
+
+
+class Writer:
+    """Writes checkpoints one after another, each in the background: training goes on when the arrays are copied.
+
+    An error of a save is raised by the next `save`, by `wait` or by `close`: none is lost."""
+
+    def __init__(self, kept: Checkpoints):
+        import orbax.checkpoint as ocp
+
+        options = ocp.AsyncOptions(timeout_secs=max(int(kept.timeout), 1))
+        self.kept = kept
+        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        Path(kept.folder).mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:  # what a killed process left is no checkpoint and takes room
+            for path in Path(kept.folder).iterdir():
+                if path.is_dir() and path.name.isdecimal() and not (path / manifests.NAME).exists():
+                    files.remove(path)
+
+    def save(self, step: int, tree, about: Mapping[str, Any]) -> None:
+        """Returns when the arrays are copied; `tree` may be donated then. Waits for the save before, and raises its error."""
+        self.wait()
+        folder = at(self.kept.folder, step)
+        if (folder / manifests.NAME).exists():
+            return
+        entries = arrays.described(tree)
+        if jax.process_index() == 0:
+            files.remove(folder)
+            folder.mkdir(parents=True)
+        arrays.write(self._orbax, folder / "arrays", tree)
+        self._thread = threading.Thread(target=self._finish, args=(folder, entries, dict(about)), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the save under way is on the disk. Raises its error, once."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise CheckpointError(f"the checkpoint could not be written to {self.kept.folder}: {error}") from error
+
+    def close(self) -> None:
+        try:
+            self.wait()
+        finally:
+            self._orbax.close()
+
+    def _finish(self, folder: Path, entries: Mapping[str, dict], about: Mapping[str, Any]) -> None:
+        try:
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                manifests.seal(folder, entries, about)
+                self._prune()
+        except BaseException as error:  # raised where it is waited for
+            self._error = error
+
+    def _prune(self) -> None:
+        found = steps(self.kept.folder)
+        keep = set(found[-self.kept.keep :])
+        if self.kept.best is not None:
+            values = {}
+            for step in found:
+                value = manifests.read(at(self.kept.folder, step)).about.get("metrics", {}).get(self.kept.best)
+                if value is not None:
+                    values[step] = value
+            if values:
+                keep.add((max if self.kept.largest else min)(values, key=values.__getitem__))
+        for step in set(found) - keep:
+            files.remove(at(self.kept.folder, step))
