@@ -21,80 +21,13 @@ from matplotlib.figure import Figure
 
 import jnn
 from experiments import commands
-from experiments.fashion import CLASSES, parts, scaled
+from experiments.codes import components, disturbed, judged, objective_of, parts_of, vectors
+from experiments.fashion import CLASSES, parts
 from experiments.findings import Interval, picture, record, stage
-from jnn.models import linear_classifier, mlp
 
 LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)  # standard deviations of noise, white being 1
 KINDS = {"plain": (0.0, 64), "denoising": (0.4, 64), "sparse": (0.0, 16)}  # noise while training, numbers kept
 RATES = (3e-4, 1e-3, 3e-3)
-NETWORK = jnn.models.autoencoder(784, [256], 64)
-
-
-def vectors(pixels):
-    """uint8 (..., 28, 28, 1) -> float32 (..., 784) in [0, 1]"""
-    return scaled(pixels).reshape(*pixels.shape[:-3], 784)
-
-
-def parts_of(params):
-    """-> the functions encode (..., 784) -> (..., 64), and decode back, of pictures less their "mean"; of the numbers of a code
-    so many are "kept"."""
-    encoder, decoder = mlp([256], 64), mlp([256], 784)
-
-    def encode(x):
-        return largest(encoder.apply(params["encoder"], {}, x - params["mean"])[0], params["kept"])
-
-    return encode, lambda code: decoder.apply(params["decoder"], {}, code)[0] + params["mean"]
-
-
-def largest(code, count):
-    """(..., numbers), of which so many stay that are largest in size; the others become zero. count may be traced."""
-    size = jnp.abs(code)
-    least = jnp.take(jnp.sort(size, axis=-1, descending=True), count - 1, axis=-1)
-    return jnp.where(size >= least[..., None], code, 0.0)
-
-
-def objective_of(mean, noise, kept):
-    """An Objective on batches of pixels: the mean squared error; while training, from an input with noise."""
-
-    def init(key, pixels):
-        return NETWORK.init(key, jax.eval_shape(vectors, pixels))
-
-    def loss(params, state, pixels, *, key=None, train=False):
-        (encode, decode), x = parts_of(params | {"mean": mean, "kept": kept}), vectors(pixels)
-        given = disturbed(key, x, noise) if train else x
-        return jnp.mean((decode(encode(given)) - x) ** 2), jnn.Aux(state, {})
-
-    return jnn.Objective(init, loss)
-
-
-def disturbed(key, x, level):
-    return x + level * jax.random.normal(key, x.shape)
-
-
-def probe(key, codes, labels):
-    """-> a function codes -> logits: a linear classifier, trained on these, each number of the codes standardized."""
-    mean, deviation = jnp.mean(codes, axis=0), jnp.std(codes, axis=0) + 1e-3
-    objective = jnn.supervised(linear_classifier(10), jnn.losses.softmax_cross_entropy)
-    training = jnn.training(objective, jnn.optim.adam(jnn.schedules.cosine(0.01, 1000)))
-    data = (codes - mean) / deviation, labels
-    params = jnn.fit(training, data, key=key, steps=1000, batch_size=128).train_state.params
-    return lambda codes: linear_classifier(10).apply(params, {}, (codes - mean) / deviation)[0]
-
-
-def judged(key, encode, decode, train, test):
-    """Of test pictures, over LEVELS: the "error" of reconstructions, and the "accuracy" of the probe in percent; and how many
-    numbers of the clean codes are "used"."""
-    probe_key, noise_key = jax.random.split(key)
-    classify = probe(probe_key, encode(vectors(train[0][:10_000])), train[1][:10_000])
-    x = vectors(test[0])
-
-    def at(level):
-        code = encode(disturbed(noise_key, x, level))
-        right = jnp.mean(jnn.metrics.accuracy(classify(code), test[1]))
-        return {"error": jnp.mean((decode(code) - x) ** 2), "accuracy": 100 * right}
-
-    return jax.lax.map(at, jnp.array(LEVELS)) | {"used": jnp.sum(jnp.mean(encode(x) != 0, axis=0) >= 0.01)}
 
 
 def trained(hparams, data, *, steps, seeds, seed):
@@ -108,20 +41,13 @@ def trained(hparams, data, *, steps, seeds, seed):
         params = jnn.fit(training, data["train"][0], key=fit_key, steps=steps, batch_size=128).train_state.params
         validation = jnn.evaluate(objective, params, {}, data["validation"][0])["loss"]
         params |= {"mean": mean, "kept": hparams["kept"]}
-        return params, validation, judged(judge_key, *parts_of(params), data["train"], data["test"])
+        return params, validation, judged(judge_key, *parts_of(params), data["train"], data["test"], LEVELS)
 
     return jnn.sweep(run, hparams, seeds=seeds, seed=seed, data=data)
 
 
-def components(x, count):
-    """Principal components of x (n, features): the functions encode, to (..., count), and decode."""
-    mean = jnp.mean(x, axis=0)
-    basis = jnp.linalg.eigh(jnp.cov(x.T))[1][:, ::-1][:, :count]
-    return (lambda x: (x - mean) @ basis), (lambda code: code @ basis.T + mean)
-
-
 def draw_reconstructions(out, ways, test):
-    rows = [int(np.flatnonzero(test[1] == label)[0]) for label in range(10)]
+    rows = np.unique(test[1], return_index=True)[1]  # the first of each class
     figure = Figure(figsize=(8, 7.6))
     grid = iter(figure.subplots(2 * len(ways) + 2, 10))
     for level in (0.0, 0.4):
@@ -193,7 +119,7 @@ def main(arguments=None):
     ways = {name: parts_of(jax.tree.map(lambda a, i=i: a[i, 0], params)) for i, name in enumerate(KINDS)}
     with stage("principal components"):
         ways["PCA"] = components(vectors(train[0]), 64)
-        judge = jax.jit(lambda key, data: judged(key, *ways["PCA"], data["train"], data["test"]))
+        judge = jax.jit(lambda key, data: judged(key, *ways["PCA"], data["train"], data["test"], LEVELS))
         found["PCA"] = jax.tree.map(np.asarray, judge(jax.random.key(options.seed), data))
     with jnn.plots.style():
         draw_reconstructions(options.out, ways, test)

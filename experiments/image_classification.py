@@ -20,8 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments import commands
-from experiments.fashion import CLASSES, cnn, cnn_blocks, inception, parts, resnet, scaled, vgg
+from experiments import commands, feature_maps
+from experiments.fashion import CLASSES, cnn, inception, parts, resnet, vgg
 from experiments.findings import Interval, picture, record, stage
 
 NETWORKS = {"cnn": cnn(), "vgg": vgg(), "resnet": resnet(), "inception": inception()}
@@ -83,58 +83,6 @@ def judged(network, kinds, data, test, options):
     return jax.tree.map(lambda a: a[0], (params, state)), curves, numbers
 
 
-def feature_maps(model, images, depth, train=False):
-    """Of the cnn, (params, state), after so many of its blocks: (..., height, width, channel). train: normalized by the
-    statistics of these images, as a network that has not seen any has no others."""
-    blocks = cnn_blocks(depth)
-    params, state = ({name: part[name] for name in blocks} for part in model)
-    return jnn.serial(scaled, **blocks).apply(params, state, images, train=train)[0]
-
-
-def character(maps):
-    """(n, height, width, channel) -> the mean |correlation| of two channels, their mean variance, the share of zeros.
-    A channel that never changes has no correlation, and is left out of it."""
-    flat = np.asarray(maps, np.float64).reshape(-1, maps.shape[-1])
-    variance = flat.var(axis=0)
-    alive = flat[:, variance > 0]
-    pairs = np.asarray(np.corrcoef(alive.T))[np.triu_indices(alive.shape[1], 1)]
-    return {"correlation": float(abs(pairs).mean()), "variance": float(variance.mean()), "zeros": float((flat == 0).mean())}
-
-
-def saliency(model, images, labels):
-    """-> (n, height, width):  |d score / d pixel|, the score that of the picture's own class, before softmax."""
-    params, state = model
-
-    def score(image, label):
-        return NETWORKS["cnn"].apply(params, state, image[None])[0][0, label]
-
-    return jnp.abs(jax.vmap(jax.grad(score))(images.astype(jnp.float32), labels))[..., 0]
-
-
-def draw_inside(out, model, images, labels):
-    """First filters, the first maps of a picture, pictures with their saliency: one of each class."""
-    rows = [int(np.flatnonzero(labels == label)[0]) for label in range(10)]
-    shown, seen = images[rows], saliency(model, images[rows], labels[rows])
-    filters = np.moveaxis(np.asarray(model[0]["block_1"]["conv"]["w"])[:, :, 0], -1, 0)
-    maps = np.moveaxis(np.asarray(feature_maps(model, shown[-1:], 1))[0], -1, 0)
-    figure = Figure(figsize=(8, 2.6))
-    grid = figure.subplots(4, 16)
-    for i in range(16):
-        for row, first in ((0, 0), (2, 16)):
-            jnn.plots.image(grid[row, i], filters[first + i], symmetric=True)
-            jnn.plots.image(grid[row + 1, i], maps[first + i])
-    figure.suptitle("The 32 first filters (red adds, blue takes away), each above what it makes of a boot", fontsize=9)
-    picture(out, "filters", figure)
-    figure = Figure(figsize=(8, 2))
-    for pair, image, gradient, name in zip(figure.subplots(2, 10).T, shown, seen, CLASSES, strict=True):
-        jnn.plots.image(pair[0], image, title=name)
-        jnn.plots.image(pair[1], gradient)
-    figure.suptitle(
-        "One picture of each class, and how much each pixel changes the score of its class (white most)", fontsize=9
-    )
-    picture(out, "saliency", figure)
-
-
 def draw_mistakes(out, logits, images, labels):
     """The confusion matrix, and the mistakes of which the network was surest."""
     figure = Figure(figsize=(6.5, 5))
@@ -179,13 +127,11 @@ def main(arguments=None):
     params, state = trained_cnn
     logits = jax.lax.map(lambda image: NETWORKS["cnn"].apply(params, state, image)[0], test[0], batch_size=500)
     results["confusion"] = np.asarray(jnn.metrics.confusion_matrix(logits, test[1])).tolist()
-    results["features"] = {
-        when: [character(feature_maps(model, images[:500], depth, train=True)) for depth in (1, 2, 3)]
-        for when, model in (("before", fresh_cnn), ("after", trained_cnn))
-    }
+    both = {"before": fresh_cnn, "after": trained_cnn}
+    results["features"] = {when: feature_maps.characters(model, images[:500]) for when, model in both.items()}
     with jnn.plots.style():
         draw_mistakes(options.out, logits, *test)
-        draw_inside(options.out, trained_cnn, *test)
+        feature_maps.draw(options.out, trained_cnn, *test)
         draw_curves(options.out, curves, results, 40 * BATCH / len(train[1]) if options.quick else EPOCHS)
     return record(options, described(results, list(models)), results)
 
