@@ -9,7 +9,9 @@ others set to zero (sparse, as the k-sparse autoencoder of Makhzani & Frey 2014)
 of the clean picture, made from one with noise, the accuracy of a linear classifier that was trained on codes of 10,000 clean
 pictures, and how many of the 64 numbers are in use, not zero in at least one picture of a hundred.
 
-Expected: (to be recorded). About eight minutes on 2 cores, --quick 15 seconds.
+Expected: the plain one's error is three quarters of PCA's, 0.0078 against 0.0104, and grows to 0.028 with noise of 0.4, the
+denoising one's from 0.0147 to 0.0166 alone; its codes still tell 79 % of noisy pictures right, the plain one's 72 %.
+Less than half an hour on one core, --quick 15 seconds.
 """
 
 import sys
@@ -43,7 +45,7 @@ def trained(hparams, data, *, steps, seeds, seed):
         params |= {"mean": mean, "kept": hparams["kept"]}
         return params, validation, judged(judge_key, *parts_of(params), data["train"], data["test"], LEVELS)
 
-    return jnn.sweep(run, hparams, seeds=seeds, seed=seed, data=data)
+    return jax.block_until_ready(jnn.sweep(run, hparams, seeds=seeds, seed=seed, data=data))
 
 
 def draw_reconstructions(out, ways, test):
@@ -71,12 +73,17 @@ def draw_codes(out, way, test):
     places = np.asarray(project(codes))
     figure = Figure(figsize=(8, 3.8))
     axes, decoded = figure.subplots(1, 2)
-    for label, color in enumerate((*jnn.plots.COLORS, "black", "#999999")):
-        points = places[test[1][:3000] == label]
-        axes.scatter(*points.T, s=4, color=color, alpha=0.6, linewidths=0)
-        where = np.median(points, axis=0)
-        axes.annotate(CLASSES[label], where, fontsize=8, ha="center", bbox={"fc": "white", "ec": color, "pad": 1, "alpha": 0.8})
-    low, high = np.percentile(places, [1, 99], axis=0)
+    low, high = np.percentile(places, [0.2, 99.8], axis=0)
+    colors, labelled = (*jnn.plots.COLORS, "black", "#999999"), []
+    medians = np.stack([np.median(places[test[1][:3000] == label], axis=0) for label in range(len(CLASSES))])
+    for label in np.argsort(-medians[:, 1]):  # from the top, a name that would cover another goes below it
+        axes.scatter(*places[test[1][:3000] == label].T, s=4, color=colors[label], alpha=0.6, linewidths=0)
+        x, y = (medians[label] - low) / (high - low)
+        for across, up in labelled:
+            y = min(y, up - 0.07) if abs(x - across) < 0.2 and abs(y - up) < 0.07 else y
+        labelled.append((x, y))
+        box = {"fc": "white", "ec": colors[label], "pad": 1, "alpha": 0.8}
+        axes.text(x, y, CLASSES[label], transform=axes.transAxes, fontsize=8, ha="center", va="center", bbox=box)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title="Codes of test pictures, plain autoencoder")
     axes.set(xlabel="first principal component of the codes", ylabel="second")
     across, up = (np.linspace(low[i], high[i], 12, dtype=np.float32) for i in (0, 1))
@@ -97,7 +104,8 @@ def draw_robustness(out, found):
     error.plot(LEVELS[1:], np.square(LEVELS[1:]), color="black", linestyle=":", label="the noisy picture itself")
     error.set(ylabel="mean squared error", title="Reconstruction of the clean picture", yscale="log")
     accuracy.set(ylabel="accuracy in percent", title="A linear classifier of the codes")
-    error.legend(loc="lower right")
+    error.legend(handles=error.lines[-1:], loc="upper left")
+    accuracy.legend(loc="lower left")
     picture(out, "robustness", figure)
 
 
