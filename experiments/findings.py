@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmarks import records
+from jnn.comparison.statistics import exact_interval
 
 BEGAN = time.perf_counter()
 
@@ -26,6 +27,11 @@ class Interval(tuple):
             return cls((float(mean), None, None))
         half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
         return cls((float(mean), float(mean - half), float(mean + half)))
+
+    @classmethod
+    def of_share(cls, count: int, of: int) -> "Interval":
+        """share, low, high: of so many of so many, with the exact 95 % interval (Clopper & Pearson 1934)."""
+        return cls((count / of, *exact_interval(count, of)))
 
     def __format__(self, form: str) -> str:
         """As f"{interval:.1f}": "84.3 (84.1 to 84.6)"; f"{interval:.1f %}": "84.3 % (84.1 to 84.6)"; the mean alone where there
