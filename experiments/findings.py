@@ -52,6 +52,9 @@ def stage(text: str) -> Iterator[None]:
     except BaseException:
         print(file=sys.stderr)
         raise
+    import jax
+
+    jax.block_until_ready(jax.live_arrays())  # what was begun here and not asked for yet
     print(f" {time.perf_counter() - began:.1f} s", file=sys.stderr)
 
 
