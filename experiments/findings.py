@@ -68,6 +68,14 @@ def picture(out: Path, name: str, figure):
         figure.savefig(out / f"{name}.svg", metadata={"Date": None})
 
 
+def interval_rows(axes, intervals: Mapping[str, Interval], *, up: float = 0.0, **look):
+    """A point with its interval across for each name, one below the other, moved by `up` rows. look: as of `errorbar`."""
+    points = [[mean, *(mean if end is None else end for end in ends)] for mean, *ends in intervals.values()]
+    mean, low, high = np.transpose(points)
+    axes.errorbar(mean, up - np.arange(len(mean)), xerr=[mean - low, high - mean], linestyle="none", **look)
+    axes.set_yticks(-np.arange(len(mean)), list(intervals))
+
+
 def record(options, finding: str, results: Mapping) -> dict:
     """Writes OUT/results.json with the finding, the numbers, the options and where it was run; prints the finding. Returns
     the numbers."""
