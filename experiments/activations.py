@@ -12,9 +12,8 @@ of what is not affine in it, and its loss beside that of the best affine map, by
 al. 1998, section 4.3): where all inputs of a unit are positive, all its weight gradients for one example have one sign.
 
 Expected: sigmoid's gradient shrinks by a factor of 4, its largest slope's inverse, with each layer away from the output, and 8
-layers do not learn; tanh's and relu's stays within a few percent; in 2 and 8 layers tanh is *faster* than relu here, 0.7 of its
-steps. 32 layers: (to be recorded)
-About 10 minutes on 2 cores, --quick under a minute.
+layers do not learn; tanh's and relu's stays within a few percent; in 2 to 16 layers tanh is *faster* than relu here, 0.6 to 0.7
+of its steps, and 0.4 in 32. About 20 minutes on one core, --quick under a minute.
 """
 
 import sys
@@ -26,7 +25,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments import commands, towers
+from experiments import affine_maps, commands, towers
 from experiments.findings import Interval, picture, record, stage
 
 WIDTH, BATCH, TARGET = 64, 64, 0.2
@@ -54,53 +53,8 @@ IDENTITY = dense(XAVIER, jnn.activations.identity)
 SATURATED = {"sigmoid": (0.025, 0.975), "tanh": (-0.95, 0.95), "elu": (-0.95, np.inf), "selu": (-0.95 * 1.7581, np.inf)}
 
 
-def seen(block, params, x, y, limits) -> dict:
-    """Of a network: by layer, (depth,), the gradient's norm, the shares of dead units and of saturated outputs; and the share
-    of units with one sign, for one example at a time and for a batch."""
-    objective = towers.classifier(towers.tower(block, len(jax.tree.leaves(params["hidden"])[0])))
-    outputs = towers.layer_outputs(block, params, x)
-    gradient = jax.grad(lambda params, batch: objective.loss(params, {}, batch)[0])
-    by_example = jax.vmap(gradient, (None, 0))(params, (x[:BATCH], y[:BATCH]))
-    by_batch = jax.tree.map(lambda a: a[None], gradient(params, (x[:BATCH], y[:BATCH])))
-    weights = [
-        next(leaf for path, leaf in jnn.tree.flatten(grads["hidden"]).items() if path.endswith("w"))
-        for grads in (by_example, by_batch)
-    ]
-    return {
-        "gradient": towers.layer_norms(gradient(params, (x, y))),
-        "dead": jnp.mean(jnp.all(outputs == 0, axis=1), axis=-1),
-        "saturated": jnp.mean((outputs < limits[0]) | (outputs > limits[1]), axis=(1, 2)),
-        "one_sign": [towers.one_sign(w) for w in weights],
-    }
-
-
-def affine(data, depths, rates, steps: int, seed: int) -> dict:
-    """Deep networks with the identity, and one with relu, trained to give the digits as one-hot vectors: loss, rank of the
-    map, and how far it is from affine."""
-    x, labels = (a[:256] for a in data["train"])
-    parts = dict.fromkeys(("train", "probe"), (x, np.eye(10, dtype=np.float32)[labels]))
-    found = {"best_affine_loss": float(np.mean(towers.rest_of_affine(*parts["train"]) ** 2)), "networks": {}}
-    networks = [("identity", IDENTITY, depth) for depth in depths] + [("relu", BLOCKS["relu"], depths[0])]
-    for name, block, depth in networks:
-        model = towers.tower(block, depth)
-        with stage(f"{name}, {depth} layers, squared error"):
-            train = towers.trainer(jnn.supervised(model, jnn.losses.squared_error), steps, None)
-            _, losses, params = towers.at_best_rate(
-                train, parts, rates, seed, lambda losses: np.nan_to_num(losses[:, -1], nan=np.inf)
-            )
-        first = jax.tree.map(lambda a: a[0], params)
-        map_of = jax.jit(lambda x, model=model, params=first: model.apply(params, {}, x)[0])
-        found["networks"][f"{name} {depth}"] = {
-            "loss": losses[:, -1].tolist(),
-            "rank": int(np.linalg.matrix_rank(jax.jacobian(map_of)(x[0]))),
-            "rank_beyond_affine": towers.beyond_affine(x, map_of(x)),
-        }
-    return found
-
-
 def gradients(out, before, after):
-    depth = max(len(one["gradient"][0]) for one in before.values())
-    layers = np.arange(1, depth + 1)
+    layers = np.arange(1, 1 + before["relu"]["gradient"].shape[1])
     with jnn.plots.style():
         figure = Figure(figsize=(9, 3.6))
         left, right = figure.subplots(1, 2)
@@ -136,8 +90,7 @@ def speed(out, steps_by_name, depths, most: int):
 
 def finding(before, after, times, depths, steps: int, linear) -> str:
     def slope(name):
-        layers = np.arange(depths[-1])
-        return Interval.of([10 ** np.polyfit(layers, np.log10(one), 1)[0] for one in before[name]["gradient"]])
+        return Interval.of([10 ** np.polyfit(range(depths[-1]), np.log10(one), 1)[0] for one in before[name]["gradient"]])
 
     def ratio(i):
         logs = np.log(np.minimum(times["tanh"][i], steps) / np.minimum(times["relu"][i], steps))
@@ -146,7 +99,16 @@ def finding(before, after, times, depths, steps: int, linear) -> str:
     def each(number):
         return ", ".join(f"{name} {number(name)}" for name in times)
 
-    missed = [each(lambda name, i=i: np.sum(np.isinf(times[name][i]))) + f" at {depth}" for i, depth in enumerate(depths)]
+    def one_sign(i):
+        shares = {name: round(100 * np.mean(before[name]["one_sign"][i])) for name in times}
+        return ", ".join(f"{share} % of {name}'s" for name, share in shares.items() if share) + ", none of the others'"
+
+    missed = [
+        f"{name} {count} with {depth}"
+        for name in times
+        for i, depth in enumerate(depths)
+        if (count := np.sum(np.isinf(times[name][i])))
+    ]
     dead = [Interval.of(100 * one["relu"]["dead"].mean(axis=1)) for one in (before, after)]
     networks = "; ".join(
         f"{name} layers {Interval.of(one['loss']):.4f}, of a rank of {one['rank_beyond_affine']} beyond affine"
@@ -156,17 +118,12 @@ def finding(before, after, times, depths, steps: int, linear) -> str:
         f"In {depths[-1]} layers before training, the gradient's norm grows from a layer to the next, towards the output, by "
         f"a factor of {each(lambda name: format(slope(name), '.2f'))}. To a training loss of {TARGET}, each at its own "
         f"learning rate, tanh takes {', '.join(f'{ratio(i):.2f} at {depth}' for i, depth in enumerate(depths))} layers times "
-        f"relu's steps. Of {len(times['relu'][0])} runs there did not arrive within {steps} steps: {'; '.join(missed)} "
-        f"layers. In {depths[-1]} layers {dead[0]:.1f %} of relu's units are dead before training, {dead[1]:.1f %} after. "
-        "All weight gradients of a unit behind a hidden layer have one sign for one example in "
-        f"{each(lambda name: _percent(before[name]['one_sign'][0]))} of the units, and in the mean over {BATCH} examples in "
-        f"{each(lambda name: _percent(before[name]['one_sign'][1]))}. The best affine map of the pixels to one-hot digits "
-        f"has the squared error {linear['best_affine_loss']:.4f}; trained, {networks}."
+        f"relu's steps. Of {len(times['relu'][0])} runs there did not arrive within {steps} steps: {', '.join(missed)} layers, "
+        f"none of the others. In {depths[-1]} layers {dead[0]:.1f %} of relu's units are dead before training, {dead[1]:.1f %} "
+        "after. All weight gradients of a unit behind a hidden layer have one sign for one example in "
+        f"{one_sign(0)}, and in the mean over {BATCH} examples in {one_sign(1)}. The best affine map of the "
+        f"pixels to one-hot digits has the squared error {linear['best_affine_loss']:.4f}; trained, {networks}."
     )
-
-
-def _percent(shares) -> str:
-    return f"{100 * np.mean(shares):.0f} %"
 
 
 def main(arguments=None):
@@ -174,18 +131,14 @@ def main(arguments=None):
     depths, steps = ((2, 8), 200) if options.quick else ((2, 4, 8, 16, 32), 600)
     names, rates = (("sigmoid", "tanh", "relu"), RATES[3:7]) if options.quick else (tuple(BLOCKS), RATES)
     data = towers.digits()
-    x, y = data["train"][0][:512], data["train"][1][:512]
+    x, y = (a[:512] for a in data["train"])
     data["probe"] = x, y
     keys = jax.random.split(jax.random.key(options.seed), 2 * len(rates))
+    score = partial(towers.steps_to_or_beyond, target=TARGET)
     before, after, chosen, times = {}, {}, {}, {name: [] for name in names}
-
-    def score(losses):
-        reached, last = towers.steps_to(losses, TARGET), np.nan_to_num(losses[:, -1], nan=np.inf)
-        return np.where(np.isfinite(reached), reached, steps * (1 + last))
-
     for name in names:
         limits = jnp.array(SATURATED.get(name, (-np.inf, np.inf)))
-        look = jax.jit(partial(jax.lax.map, partial(seen, BLOCKS[name], x=x, y=y, limits=limits)))
+        look = jax.jit(partial(jax.lax.map, partial(towers.seen, BLOCKS[name], x=x, y=y, limits=limits, batch=BATCH)))
         for depth in depths:
             model = towers.tower(BLOCKS[name], depth)
             with stage(f"{name}, {depth} layers: {len(rates)} learning rates, {steps} steps"):
@@ -194,18 +147,20 @@ def main(arguments=None):
             times[name].append(towers.steps_to(losses, TARGET))
         start = jax.jit(jax.vmap(lambda key, model=model: model.init(key, x)[0]))(keys)
         before[name], after[name] = (jax.tree.map(np.asarray, look(params)) for params in (start, params))
-    linear = affine(data, depths[:4:2], RATES[3:6], steps if options.quick else 2 * steps, options.seed)
+    blocks = {f"identity {depth}": (IDENTITY, depth) for depth in depths[:4:2]}
+    blocks[f"relu {depths[0]}"] = BLOCKS["relu"], depths[0]
+    one_hot = x[:256], np.eye(10, dtype=np.float32)[y[:256]]
+    linear = affine_maps.trained(blocks, one_hot, RATES[3:6], steps if options.quick else 2 * steps, options.seed)
     gradients(options.out, before, after)
     speed(options.out, times, depths, steps)
+    both = before, after
     results = {
         "depths": depths,
         "steps": {name: [[t if np.isfinite(t) else None for t in one] for one in values] for name, values in times.items()},
         "learning_rate": chosen,
         "gradient": {name: values["gradient"].tolist() for name, values in before.items()},
-        "dead": [one["relu"]["dead"][:, -1].tolist() for one in (before, after)],
-        "saturated": {
-            name: [one[name]["saturated"].tolist() for one in (before, after)] for name in SATURATED if name in names
-        },
+        "dead": [one["relu"]["dead"][:, -1].tolist() for one in both],
+        "saturated": {name: [one[name]["saturated"].tolist() for one in both] for name in SATURATED if name in names},
         "one_sign": {name: [part.tolist() for part in values["one_sign"]] for name, values in before.items()},
         "affine": linear,
     }

@@ -9,7 +9,9 @@ others set to zero (sparse, as the k-sparse autoencoder of Makhzani & Frey 2014)
 of the clean picture, made from one with noise, the accuracy of a linear classifier that was trained on codes of 10,000 clean
 pictures, and how many of the 64 numbers are in use, not zero in at least one picture of a hundred.
 
-Expected: (to be recorded). About eight minutes on 2 cores, --quick 15 seconds.
+Expected: the plain one's error is three quarters of PCA's, 0.0078 against 0.0104, and grows to 0.028 with noise of 0.4, the
+denoising one's from 0.0147 to 0.0166 alone; its codes still tell 79 % of noisy pictures right, the plain one's 72 %.
+Less than half an hour on one core, --quick 15 seconds.
 """
 
 import sys
@@ -21,80 +23,13 @@ from matplotlib.figure import Figure
 
 import jnn
 from experiments import commands
-from experiments.fashion import CLASSES, parts, scaled
+from experiments.codes import components, disturbed, judged, objective_of, parts_of, vectors
+from experiments.fashion import CLASSES, parts
 from experiments.findings import Interval, picture, record, stage
-from jnn.models import linear_classifier, mlp
 
 LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)  # standard deviations of noise, white being 1
 KINDS = {"plain": (0.0, 64), "denoising": (0.4, 64), "sparse": (0.0, 16)}  # noise while training, numbers kept
 RATES = (3e-4, 1e-3, 3e-3)
-NETWORK = jnn.models.autoencoder(784, [256], 64)
-
-
-def vectors(pixels):
-    """uint8 (..., 28, 28, 1) -> float32 (..., 784) in [0, 1]"""
-    return scaled(pixels).reshape(*pixels.shape[:-3], 784)
-
-
-def parts_of(params):
-    """-> the functions encode (..., 784) -> (..., 64), and decode back, of pictures less their "mean"; of the numbers of a code
-    so many are "kept"."""
-    encoder, decoder = mlp([256], 64), mlp([256], 784)
-
-    def encode(x):
-        return largest(encoder.apply(params["encoder"], {}, x - params["mean"])[0], params["kept"])
-
-    return encode, lambda code: decoder.apply(params["decoder"], {}, code)[0] + params["mean"]
-
-
-def largest(code, count):
-    """(..., numbers), of which so many stay that are largest in size; the others become zero. count may be traced."""
-    size = jnp.abs(code)
-    least = jnp.take(jnp.sort(size, axis=-1, descending=True), count - 1, axis=-1)
-    return jnp.where(size >= least[..., None], code, 0.0)
-
-
-def objective_of(mean, noise, kept):
-    """An Objective on batches of pixels: the mean squared error; while training, from an input with noise."""
-
-    def init(key, pixels):
-        return NETWORK.init(key, jax.eval_shape(vectors, pixels))
-
-    def loss(params, state, pixels, *, key=None, train=False):
-        (encode, decode), x = parts_of(params | {"mean": mean, "kept": kept}), vectors(pixels)
-        given = disturbed(key, x, noise) if train else x
-        return jnp.mean((decode(encode(given)) - x) ** 2), jnn.Aux(state, {})
-
-    return jnn.Objective(init, loss)
-
-
-def disturbed(key, x, level):
-    return x + level * jax.random.normal(key, x.shape)
-
-
-def probe(key, codes, labels):
-    """-> a function codes -> logits: a linear classifier, trained on these, each number of the codes standardized."""
-    mean, deviation = jnp.mean(codes, axis=0), jnp.std(codes, axis=0) + 1e-3
-    objective = jnn.supervised(linear_classifier(10), jnn.losses.softmax_cross_entropy)
-    training = jnn.training(objective, jnn.optim.adam(jnn.schedules.cosine(0.01, 1000)))
-    data = (codes - mean) / deviation, labels
-    params = jnn.fit(training, data, key=key, steps=1000, batch_size=128).train_state.params
-    return lambda codes: linear_classifier(10).apply(params, {}, (codes - mean) / deviation)[0]
-
-
-def judged(key, encode, decode, train, test):
-    """Of test pictures, over LEVELS: the "error" of reconstructions, and the "accuracy" of the probe in percent; and how many
-    numbers of the clean codes are "used"."""
-    probe_key, noise_key = jax.random.split(key)
-    classify = probe(probe_key, encode(vectors(train[0][:10_000])), train[1][:10_000])
-    x = vectors(test[0])
-
-    def at(level):
-        code = encode(disturbed(noise_key, x, level))
-        right = jnp.mean(jnn.metrics.accuracy(classify(code), test[1]))
-        return {"error": jnp.mean((decode(code) - x) ** 2), "accuracy": 100 * right}
-
-    return jax.lax.map(at, jnp.array(LEVELS)) | {"used": jnp.sum(jnp.mean(encode(x) != 0, axis=0) >= 0.01)}
 
 
 def trained(hparams, data, *, steps, seeds, seed):
@@ -108,20 +43,13 @@ def trained(hparams, data, *, steps, seeds, seed):
         params = jnn.fit(training, data["train"][0], key=fit_key, steps=steps, batch_size=128).train_state.params
         validation = jnn.evaluate(objective, params, {}, data["validation"][0])["loss"]
         params |= {"mean": mean, "kept": hparams["kept"]}
-        return params, validation, judged(judge_key, *parts_of(params), data["train"], data["test"])
+        return params, validation, judged(judge_key, *parts_of(params), data["train"], data["test"], LEVELS)
 
-    return jnn.sweep(run, hparams, seeds=seeds, seed=seed, data=data)
-
-
-def components(x, count):
-    """Principal components of x (n, features): the functions encode, to (..., count), and decode."""
-    mean = jnp.mean(x, axis=0)
-    basis = jnp.linalg.eigh(jnp.cov(x.T))[1][:, ::-1][:, :count]
-    return (lambda x: (x - mean) @ basis), (lambda code: code @ basis.T + mean)
+    return jax.block_until_ready(jnn.sweep(run, hparams, seeds=seeds, seed=seed, data=data))
 
 
 def draw_reconstructions(out, ways, test):
-    rows = [int(np.flatnonzero(test[1] == label)[0]) for label in range(10)]
+    rows = np.unique(test[1], return_index=True)[1]  # the first of each class
     figure = Figure(figsize=(8, 7.6))
     grid = iter(figure.subplots(2 * len(ways) + 2, 10))
     for level in (0.0, 0.4):
@@ -145,12 +73,17 @@ def draw_codes(out, way, test):
     places = np.asarray(project(codes))
     figure = Figure(figsize=(8, 3.8))
     axes, decoded = figure.subplots(1, 2)
-    for label, color in enumerate((*jnn.plots.COLORS, "black", "#999999")):
-        points = places[test[1][:3000] == label]
-        axes.scatter(*points.T, s=4, color=color, alpha=0.6, linewidths=0)
-        where = np.median(points, axis=0)
-        axes.annotate(CLASSES[label], where, fontsize=8, ha="center", bbox={"fc": "white", "ec": color, "pad": 1, "alpha": 0.8})
-    low, high = np.percentile(places, [1, 99], axis=0)
+    low, high = np.percentile(places, [0.2, 99.8], axis=0)
+    colors, labelled = (*jnn.plots.COLORS, "black", "#999999"), []
+    medians = np.stack([np.median(places[test[1][:3000] == label], axis=0) for label in range(len(CLASSES))])
+    for label in np.argsort(-medians[:, 1]):  # from the top, a name that would cover another goes below it
+        axes.scatter(*places[test[1][:3000] == label].T, s=4, color=colors[label], alpha=0.6, linewidths=0)
+        x, y = (medians[label] - low) / (high - low)
+        for across, up in labelled:
+            y = min(y, up - 0.07) if abs(x - across) < 0.2 and abs(y - up) < 0.07 else y
+        labelled.append((x, y))
+        box = {"fc": "white", "ec": colors[label], "pad": 1, "alpha": 0.8}
+        axes.text(x, y, CLASSES[label], transform=axes.transAxes, fontsize=8, ha="center", va="center", bbox=box)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title="Codes of test pictures, plain autoencoder")
     axes.set(xlabel="first principal component of the codes", ylabel="second")
     across, up = (np.linspace(low[i], high[i], 12, dtype=np.float32) for i in (0, 1))
@@ -171,7 +104,8 @@ def draw_robustness(out, found):
     error.plot(LEVELS[1:], np.square(LEVELS[1:]), color="black", linestyle=":", label="the noisy picture itself")
     error.set(ylabel="mean squared error", title="Reconstruction of the clean picture", yscale="log")
     accuracy.set(ylabel="accuracy in percent", title="A linear classifier of the codes")
-    error.legend(loc="lower right")
+    error.legend(handles=error.lines[-1:], loc="upper left")
+    accuracy.legend(loc="lower left")
     picture(out, "robustness", figure)
 
 
@@ -193,7 +127,7 @@ def main(arguments=None):
     ways = {name: parts_of(jax.tree.map(lambda a, i=i: a[i, 0], params)) for i, name in enumerate(KINDS)}
     with stage("principal components"):
         ways["PCA"] = components(vectors(train[0]), 64)
-        judge = jax.jit(lambda key, data: judged(key, *ways["PCA"], data["train"], data["test"]))
+        judge = jax.jit(lambda key, data: judged(key, *ways["PCA"], data["train"], data["test"], LEVELS))
         found["PCA"] = jax.tree.map(np.asarray, judge(jax.random.key(options.seed), data))
     with jnn.plots.style():
         draw_reconstructions(options.out, ways, test)

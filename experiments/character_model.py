@@ -31,7 +31,7 @@ from matplotlib.ticker import NullFormatter
 import jnn
 from experiments import commands, streams
 from experiments.findings import Interval, picture, record, stage
-from experiments.texts import bigram_loss, excerpts, in_a_row, reread
+from experiments.texts import bigram_loss, excerpts, in_a_row, written
 from jnn.comparison.errors import InputError
 
 
@@ -96,46 +96,23 @@ def trained(name: str, size: Size, symbols: int, train, held_out, seeds: int, se
     return states.params, np.stack(losses, axis=1), time.perf_counter() - began
 
 
-def written(name: str, size: Size, symbols: str, params, key):
-    """-> texts at each temperature, the share of characters that are the same read anew, and characters a second of both."""
-    model, twin = (model_of(name, size, len(symbols), cache) for cache in (False, True))
-    prompt = jnp.array([[symbols.index(c) for c in PROMPT]] * len(TEMPERATURES))
-    length = size.window - len(PROMPT) + 1
-    _, fresh = jax.jit(twin.init)(key, prompt)
-    carried = jax.jit(lambda *of: jnn.generate(twin, *of[:3], length=length, key=key, temperature=of[3])[0])
-    anew = jax.jit(lambda params, _, prompt, heat: reread(model, params, prompt, length=length, key=key, temperature=heat))
-    texts, speeds = [], []
-    for write in (carried, anew):
-        texts.append(np.asarray(write(params, fresh, prompt, jnp.array(TEMPERATURES))))
-        seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
-            jax.block_until_ready(write(params, fresh, prompt, jnp.array(TEMPERATURES)))
-            seconds.append(time.perf_counter() - began)
-        speeds.append(prompt.shape[0] * length / min(seconds))
-    readable = [PROMPT + "".join(symbols[token] for token in text) for text in texts[0]]
-    return readable, float((texts[0] == texts[1]).mean()), speeds
-
-
 def draw(out, results, size: Size):
     with jnn.plots.style():
         figure = Figure(figsize=(8, 3))
         left, right = figure.subplots(1, 2)
-        for name, color in zip(MODELS, jnn.plots.COLORS, strict=False):
-            if name in results:
-                read = size.steps * size.window * size.batch / 1e6 * np.arange(1, SEGMENTS + 1) / SEGMENTS
-                jnn.plots.band(left, read, results[name]["losses"], label=name, color=color, marker=".")
+        names = [name for name in MODELS if name in results]
+        for name in names:
+            read = size.steps * size.window * size.batch / 1e6 * np.arange(1, SEGMENTS + 1) / SEGMENTS
+            look = {"label": name, "color": jnn.plots.COLORS[MODELS.index(name)], "marker": "."}
+            jnn.plots.band(left, read, results[name]["losses"], **look)
         left.set(xlabel="characters read, millions", ylabel="held-out loss, nats a character", title="learning")
         left.legend()
-        names = [name for name in MODELS if name in results]
+        speeds = np.array([results[name]["characters_per_second"] for name in names])
         for i, (label, marker) in enumerate((("state carried", "o"), ("text read anew", "s"))):
-            speed = [results[name]["characters_per_second"][i] for name in names]
-            right.plot(speed, -np.arange(len(names)), marker, color=jnn.plots.COLORS[i], label=label)
-        powers = np.log10([results[name]["characters_per_second"] for name in names])
-        right.set_xscale("log")
-        right.set_xlim(10 ** np.floor(powers.min()), 10 ** np.ceil(powers.max()))
+            right.plot(speeds[:, i], -np.arange(len(names)), marker, color=jnn.plots.COLORS[i], label=label)
+        decades = 10 ** np.floor(np.log10(speeds.min())), 10 ** np.ceil(np.log10(speeds.max()))
+        right.set(xscale="log", xlim=decades, xlabel="characters a second", title="writing", ylim=(0.5 - len(names), 1.2))
         right.xaxis.set_minor_formatter(NullFormatter())
-        right.set(xlabel="characters a second", title="writing", ylim=(0.5 - len(names), 1.2))
         right.set_yticks(-np.arange(len(names)), names)
         right.legend(ncols=2, loc="upper center")
         picture(out, "losses_and_speed", figure)
@@ -159,7 +136,9 @@ def main(arguments=None):
         with stage(name):
             params, losses, seconds = trained(name, size, len(symbols), train, held_out, options.seeds, options.seed)
             first = jax.tree.map(lambda a: a[0], params)
-            texts, same, speeds = written(name, size, symbols, first, jax.random.key(options.seed))
+            model, twin = (model_of(name, size, len(symbols), cache) for cache in (False, True))
+            write = {"length": size.window - len(PROMPT) + 1, "key": jax.random.key(options.seed)}
+            texts, same, speeds = written(model, twin, first, symbols, PROMPT, TEMPERATURES, **write)
         results[name] = {"losses": losses.tolist(), "seconds": seconds, "same_text": same, "characters_per_second": speeds}
         results[name]["samples"] = dict(zip(map(str, TEMPERATURES), texts, strict=True))
         samples += [f"## {name}, temperature {t}\n\n```\n{text}\n```\n" for t, text in zip(TEMPERATURES, texts, strict=True)]
@@ -167,7 +146,6 @@ def main(arguments=None):
     (options.out / "samples.md").write_text("\n".join(samples))
     results["bigram"] = bigram_loss(train, held_out, len(symbols))
     last = {name: Interval.of(np.array(results[name]["losses"])[:, -1]) for name in names}
-    ratios = [np.divide(*results[name]["characters_per_second"]) for name in names]
     asked = {name: "reaches" if last[name][0] <= TARGETS[name] else "does not reach" for name in names if name in TARGETS}
     finding = (
         f"Loss on the held-out text, in nats for each character (seeds: {options.seeds}): "
@@ -177,7 +155,7 @@ def main(arguments=None):
         + f"Writing {size.window} characters with what is carried from one to the next gives, in the order of these networks, "
         + ", ".join(f"{100 * results[name]['same_text']:.1f} %" for name in names)
         + " of the characters that reading all of the text anew for each gives, and is "
-        + ", ".join(f"{ratio:.1f}" for ratio in ratios)
+        + ", ".join(f"{np.divide(*results[name]['characters_per_second']):.1f}" for name in names)
         + " times as fast."
     )
     return record(options, finding, results)

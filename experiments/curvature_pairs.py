@@ -6,22 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
+from experiments.descents import started
 from experiments.findings import picture
-
-
-def started(factory, problem, hparams, key, data):
-    """-> Training, TrainState, from the initial parameters of the seed."""
-    optimizer = factory(hparams["number"])
-    params = jax.tree.map(lambda a: a[hparams["seed"]], data["params"])
-    return jnn.training(problem, optimizer), jnn.TrainState(params, {}, optimizer.init(params), key, jnp.int32(0))
-
-
-def swept(run, data, *values, seeds: int):
-    """The results of every combination of values, and seeds last, with one leading axis for each."""
-    grid = np.meshgrid(*values, np.arange(seeds), indexing="ij")
-    hparams = dict(zip(("number", "size") if len(values) == 2 else ("number",), (g.ravel() for g in grid[:-1]), strict=True))
-    found = jnn.sweep(run, {**hparams, "seed": grid[-1].ravel()}, seeds=1, data=data)
-    return jax.tree.map(lambda a: np.asarray(a).reshape(*grid[0].shape, *a.shape[2:]), found)
 
 
 def on_batches(factory, problem):

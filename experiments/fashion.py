@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jnn
 from jnn.initializers import kaiming_normal
@@ -14,6 +15,18 @@ def parts():
     """-> train, validation, test: (images uint8 (n, 28, 28, 1), labels int32 (n,)) with 54,000, 6,000 and 10,000 examples."""
     (images, labels), test = jnn.data.fashion_mnist()
     return (images[VALIDATION:], labels[VALIDATION:]), (images[:VALIDATION], labels[:VALIDATION]), test
+
+
+def by_class(images, labels) -> np.ndarray:
+    """-> (10, n, 28, 28, 1): the pictures of each class, in their order."""
+    return np.stack([images[labels == label] for label in range(10)])
+
+
+def in_turn(pictures):
+    """(classes, n, ...) -> pictures (classes * n, ...), labels: the classes in turn, so that any first part has all of them."""
+    classes, n = pictures.shape[:2]
+    labels = jnp.tile(jnp.arange(classes, dtype=jnp.int32), n)
+    return jnp.swapaxes(pictures, 0, 1).reshape(classes * n, *pictures.shape[2:]), labels
 
 
 def scaled(pixels):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmarks import records
+from jnn.comparison.statistics import exact_interval
 
 BEGAN = time.perf_counter()
 
@@ -26,6 +27,11 @@ class Interval(tuple):
             return cls((float(mean), None, None))
         half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
         return cls((float(mean), float(mean - half), float(mean + half)))
+
+    @classmethod
+    def of_share(cls, count: int, of: int) -> "Interval":
+        """share, low, high: of so many of so many, with the exact 95 % interval (Clopper & Pearson 1934)."""
+        return cls((count / of, *exact_interval(count, of)))
 
     def __format__(self, form: str) -> str:
         """As f"{interval:.1f}": "84.3 (84.1 to 84.6)"; f"{interval:.1f %}": "84.3 % (84.1 to 84.6)"; the mean alone where there
@@ -46,6 +52,9 @@ def stage(text: str) -> Iterator[None]:
     except BaseException:
         print(file=sys.stderr)
         raise
+    import jax
+
+    jax.block_until_ready(jax.live_arrays())  # what was begun here and not asked for yet
     print(f" {time.perf_counter() - began:.1f} s", file=sys.stderr)
 
 
@@ -57,6 +66,14 @@ def picture(out: Path, name: str, figure):
     figure.savefig(out / f"{name}.png", dpi=150)
     with matplotlib.rc_context({"svg.hashsalt": name}):  # the same numbers give the same file
         figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+
+
+def interval_rows(axes, intervals: Mapping[str, Interval], *, up: float = 0.0, **look):
+    """A point with its interval across for each name, one below the other, moved by `up` rows. look: as of `errorbar`."""
+    points = [[mean, *(mean if end is None else end for end in ends)] for mean, *ends in intervals.values()]
+    mean, low, high = np.transpose(points)
+    axes.errorbar(mean, up - np.arange(len(mean)), xerr=[mean - low, high - mean], linestyle="none", **look)
+    axes.set_yticks(-np.arange(len(mean)), list(intervals))
 
 
 def record(options, finding: str, results: Mapping) -> dict:

@@ -14,9 +14,7 @@ Expected: graph convolution 82.0 % (81.6 to 82.4), graph attention 83.0 % (82.7 
 """
 
 import sys
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,69 +22,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments import commands
+from experiments import citations, commands
 from experiments.findings import Interval, picture, record, stage
 
-TOPICS = ("theory", "reinforcement", "genetic algorithms", "neural networks", "probabilistic", "case based", "rules")
 EVERY = 5  # steps from one look at the validation part to the next
-
-
-class Method(NamedTuple):
-    title: str
-    first: jnn.Layer
-    activation: Callable
-    second: jnn.Layer
-    rate: float  # of dropout
-    decay: tuple[float, float]  # half of it times the square of each layer's weights is added to the loss
-    learning_rate: float
-    steps: int
-
-
-glorot: dict[str, Any] = {"w_init": jnn.initializers.xavier_uniform()}
-convolutions = jnn.graph_conv(16, **glorot), jax.nn.relu, jnn.graph_conv(7, **glorot)
-attentions = jnn.graph_attention(8, 8, rate=0.6, **glorot), jax.nn.elu, jnn.graph_attention(7, 1, rate=0.6, **glorot)
-products = jnn.on_nodes(jnn.dense(16, **glorot)), jax.nn.relu, jnn.on_nodes(jnn.dense(7, **glorot))
-METHODS = {
-    "gcn": Method("graph convolution", *convolutions, 0.5, (5e-4, 0.0), 0.01, 400),  # Kipf & Welling 2017, section 5.2
-    "gat": Method("graph attention", *attentions, 0.6, (5e-4, 5e-4), 0.005, 800),  # Velickovic et al. 2018, section 3.3
-    "mlp": Method("words alone", *products, 0.5, (5e-4, 0.0), 0.01, 400),
-}
-
-
-def network(method: Method) -> jnn.Layer:
-    """(Graph, (paper, word)) -> (nodes, classes): dropout, the first layer, its activation, dropout, the second.
-
-    paper, word: int (words,), the places of the nodes that are not zero. The first dropout is drawn for them alone: zeros stay
-    zero whatever is drawn, and drawing for all 3.9 million took three quarters of the time of a step."""
-
-    def forward(net, x):
-        graph, places = x
-        nodes = jnp.asarray(graph.nodes)
-        hidden = net.first(graph._replace(nodes=nodes.at[places].set(net.words(nodes[places]))))
-        hidden = hidden._replace(nodes=net.dropout(method.activation(hidden.nodes)))
-        return net.second(hidden).nodes
-
-    drop = jnn.dropout(method.rate)
-    return jnn.compose(forward, words=drop, first=method.first, dropout=drop, second=method.second)
-
-
-def penalty_of(method: Method) -> Callable:
-    first, second = (jnn.regularizers.l2(decay / 2) for decay in method.decay)
-    return lambda params: first(params["first"]) + second(params["second"])
-
-
-def objective_of(method: Method) -> jnn.Objective:
-    accuracy = {"accuracy": jnn.metrics.accuracy}
-    return jnn.supervised(network(method), jnn.losses.softmax_cross_entropy, penalty=penalty_of(method), metrics=accuracy)
-
-
-def data_of():
-    """-> (Graph, (paper, word)), labels, and float32 weights of each part of the split, 1 for its papers and 0 elsewhere."""
-    graph, labels, split = jnn.data.cora()
-    # rows that add up to 1, as in both papers
-    graph = graph._replace(nodes=graph.nodes / np.maximum(graph.nodes.sum(axis=1, keepdims=True), 1))
-    weights = [np.isin(np.arange(len(labels)), part).astype(np.float32) for part in split]
-    return (graph, np.nonzero(graph.nodes)), labels, weights
 
 
 def train(objective, steps: int, learning_rate, key, data):
@@ -124,7 +63,7 @@ def embeddings(out, views, labels, seed: int):
         for axes, (name, points) in zip(figure.subplots(1, len(views)), views.items(), strict=True):
             flat = TSNE(metric="cosine", init="random", random_state=seed).fit_transform(points)
             for topic, mark in enumerate("os^vDPX"):
-                color, label = jnn.plots.COLORS[topic], TOPICS[topic]
+                color, label = jnn.plots.COLORS[topic], citations.TOPICS[topic]
                 axes.scatter(*flat[labels == topic].T, s=9, color=color, marker=mark, linewidth=0, label=label)
             axes.set(title=name, xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, markerscale=2)
@@ -137,18 +76,18 @@ def curves(out, accuracies):
         axes = figure.subplots()
         for (name, accuracy), color in zip(accuracies.items(), jnn.plots.COLORS, strict=False):
             steps = EVERY * np.arange(1, accuracy.shape[1] + 1)
-            jnn.plots.band(axes, steps, accuracy, label=METHODS[name].title, color=color)
+            jnn.plots.band(axes, steps, accuracy, label=citations.METHODS[name].title, color=color)
         axes.set(xlabel="steps", ylabel="validation accuracy (%)", ylim=(0, 100))
         axes.set_title("Cora, 140 labels: mean over seeds, 95 % interval")
         axes.legend(loc="lower right")
         picture(out, "curves", figure)
 
 
-def measured(method: Method, steps: int, seeds: int, seed: int):
+def measured(method: citations.Method, steps: int, seeds: int, seed: int):
     """-> results, the validation accuracy over the runs (seeds, steps / EVERY), the first seed's hidden layer of the test
     papers, and their labels. Accuracies in percent."""
-    inputs, labels, (*parts, test_part) = data_of()
-    objective, test = objective_of(method), np.flatnonzero(test_part)
+    inputs, labels, (*parts, test_part) = citations.papers()
+    objective, test = citations.objective_of(method), np.flatnonzero(test_part)
     data = {"inputs": inputs, "labels": labels, "train": parts[0], "validation": parts[1]}
     rates = jnp.array([method.learning_rate])
     found = jnn.sweep(partial(train, objective, steps), rates, seeds=seeds, seed=seed, data=data)
@@ -171,10 +110,10 @@ def measured(method: Method, steps: int, seeds: int, seed: int):
 def main(arguments=None):
     options = commands.parser(__doc__, "graph_network", quick="2 seeds, 100 steps").parse_args(arguments)
     seeds = 2 if options.quick else 10
-    (graph, _), _, (*_, test_part) = data_of()
+    (graph, _), _, (*_, test_part) = citations.papers()
     words, labels = graph.nodes[test_part > 0], np.empty(0)
     results, accuracies, views = {}, {}, {"words": words}
-    for name, method in METHODS.items():
+    for name, method in citations.METHODS.items():
         steps = 100 if options.quick else method.steps
         with stage(f"{method.title}: {seeds} seeds, {steps} steps"):
             results[name], accuracies[name], points, labels = measured(method, steps, seeds, options.seed)
@@ -186,7 +125,7 @@ def main(arguments=None):
     with stage("t-SNE of the words and the hidden layers"):
         embeddings(options.out, {name: points[shown] for name, points in views.items()}, labels[shown], options.seed)
 
-    gcn, gat, mlp = (Interval.of(results[name]["test_accuracy"]) for name in METHODS)
+    gcn, gat, mlp = (Interval.of(results[name]["test_accuracy"]) for name in citations.METHODS)
     alike = {name: Interval.of(results[name]["neighbours_alike"]) for name in results}
     finding = (
         f"On Cora's 1,000 test papers, with 140 labels, a graph convolutional network is right in {gcn:.1f %}, graph attention "

@@ -22,50 +22,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments import commands
+from experiments import commands, cross_validation
 from experiments.findings import Interval, picture, record, stage
+from experiments.searches import METHODS, searched, winners
 
 FOLDS, POOL = 5, 600
-RATES = (1e-4, 10.0)
-SPACES = {"the penalty hardly matters": (RATES, (1e-9, 1e-5)), "both matter": (RATES, (1e-5, 1e-1))}
-METHODS = ("grid", "random", "coarse to fine")
+RATES = jnn.log_uniform(1e-4, 10.0)
+SPACES = {
+    "the penalty hardly matters": {"rate": RATES, "penalty": jnn.log_uniform(1e-9, 1e-5)},
+    "both matter": {"rate": RATES, "penalty": jnn.log_uniform(1e-5, 1e-1)},
+}
 MODEL = jnn.serial(jnn.flatten(), body=jnn.models.mlp([32], 10))
 PLAIN = jnn.supervised(MODEL, jnn.losses.softmax_cross_entropy)
-
-
-def grid(key, side: int):
-    """-> (side^2, 2) in the unit square, moved at random within a cell."""
-    shift = jax.random.uniform(key, (2,))
-    line = (jnp.arange(side, dtype=shift.dtype)[:, None] + shift) / side
-    return jnp.stack([jnp.repeat(line[:, 0], side), jnp.tile(line[:, 1], side)], axis=1)
-
-
-def near(key, best, count: int, width: float = 0.25):
-    """-> (count, 2), uniform in the square of this width about `best`, moved into the unit square."""
-    low = jnp.clip(jnp.asarray(best) - width / 2, 0, 1 - width)
-    return low + width * jax.random.uniform(key, (count, 2))
-
-
-def batches(rng, examples, steps: int, size: int = 32) -> np.ndarray:
-    """-> (steps, size), one permutation of the examples after the other."""
-    epochs = [rng.permutation(examples) for _ in range(-(-steps * size // len(examples)))]
-    return np.concatenate(epochs)[: steps * size].reshape(steps, size)
-
-
-def splits(key, n: int, repetitions: int, steps: int) -> dict:
-    """Indices of a data set of n examples, for each repetition: the batches of each fold's training and, last, of that on the
-    whole pool, (repetitions, folds + 1, steps, 32); the examples held out of each fold; those to test on."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    found = {"order": [], "held": [], "test": []}
-    train, held = map(np.asarray, jax.vmap(lambda k: jnn.data.folds(POOL, FOLDS, key=k))(jax.random.split(key, repetitions)))
-    for r in range(repetitions):
-        shuffled = rng.permutation(n)
-        pool = shuffled[:POOL]
-        parts = [*pool[train[r]], pool]
-        found["order"].append([batches(rng, part, steps) for part in parts])
-        found["held"].append(pool[held[r]])
-        found["test"].append(shuffled[POOL:])
-    return {name: np.array(index, np.int32) for name, index in found.items()}
 
 
 def program(steps: int):
@@ -96,38 +64,18 @@ def program(steps: int):
     return run
 
 
+def in_space(points, space):
+    """(trials, 2) in the unit square -> float32 (trials,) of each number of a space, by name."""
+    columns = np.asarray(points, float).T
+    return {name: of.value(u).astype(np.float32) for (name, of), u in zip(space.items(), columns, strict=True)}
+
+
 def evaluated(run, points, space, data, seed: int):
     """(repetitions, trials, 2) in the unit square -> validation losses and test losses, (repetitions, trials)."""
     repetitions, trials, _ = points.shape
-    low, high = np.log(np.array(space)).T
-    rate, penalty = np.exp(low + (high - low) * np.asarray(points, float)).reshape(-1, 2).T.astype(np.float32)
-    repetition = np.repeat(np.arange(repetitions), trials)
-    found = jnn.sweep(run, {"rate": rate, "penalty": penalty, "repetition": repetition}, seeds=1, seed=seed, data=data)
+    hparams = in_space(points.reshape(-1, 2), space) | {"repetition": np.repeat(np.arange(repetitions), trials)}
+    found = jnn.sweep(run, hparams, seeds=1, seed=seed, data=data)
     return [np.asarray(a).reshape(repetitions, trials) for a in found]
-
-
-def searched(score, keys, side: int) -> dict:
-    """By each method: points (repetitions, side^2, 2) and their validation and test losses, as `score` gives them. They are
-    scored by halves, so that the search from coarse to fine needs no program of its own."""
-    half = side**2 // 2
-
-    def scored(points):
-        halves = [(points[:, part], *score(points[:, part])) for part in (slice(half), slice(half, None))]
-        return [np.concatenate(pair, axis=1) for pair in zip(*halves, strict=True)]
-
-    ordered = jax.vmap(lambda key: jax.random.permutation(key, grid(key, side)))(keys)
-    at_random = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (2 * half, 2)))(keys)
-    found = {"grid": scored(np.asarray(ordered)), "random": scored(np.asarray(at_random))}
-    coarse = [a[:, :half] for a in found["random"]]
-    best = coarse[0][np.arange(len(keys)), coarse[1].argmin(axis=1)]
-    fine = np.asarray(jax.vmap(lambda key, b: near(jax.random.fold_in(key, 2), b, half))(keys, best))
-    found["coarse to fine"] = [np.concatenate(pair, axis=1) for pair in zip(coarse, [fine, *score(fine)], strict=True)]
-    return found
-
-
-def winners(validation, test) -> np.ndarray:
-    """The test loss of each repetition's best trial by validation."""
-    return test[np.arange(len(test)), validation.argmin(axis=1)]
 
 
 def effects(points, validation) -> list[float]:
@@ -141,41 +89,20 @@ def effects(points, validation) -> list[float]:
     return np.mean(shares, axis=0).tolist()
 
 
-def main(arguments=None):
-    options = commands.parser(__doc__, "hyperparameters", quick="4 repetitions, 100 steps").parse_args(arguments)
-    (repetitions, steps), side = (4, 100) if options.quick else (100, 300), 4
-    images, labels = jnn.data.digits()
-    split_key, search_key = jax.random.split(jax.random.key(options.seed))
-    data = {"images": images, "labels": labels, **splits(split_key, len(labels), repetitions, steps)}
-    keys = jax.random.split(search_key, repetitions)
-    run = program(steps)
-    results, found = {}, {}
-    for name, space in SPACES.items():
-        with stage(f"{name}: three ways, {repetitions} times {side**2} trials of {FOLDS} folds, {steps} steps"):
-            found[name] = searched(lambda points, space=space: evaluated(run, points, space, data, options.seed), keys, side)
-        results[name] = {
-            method: {"validation": v.min(axis=1).tolist(), "test": winners(v, t).tolist()}
-            for method, (_, v, t) in found[name].items()
-        }
-        results[name]["effects"] = effects(*found[name]["grid"][:2])
-    draw(options.out, found)
-    return record(options, said(results, repetitions, side), results)
-
-
 def draw(out, found):
     """One search of each way as points; the best loss so far over the trials."""
     with jnn.plots.style():
         figure = Figure(figsize=(8.5, 5.2))
         for row, (space, methods) in zip(figure.subplots(2, 4), found.items(), strict=True):
-            low, high = np.log10(np.array(SPACES[space])).T
+            rates, penalties = SPACES[space].values()
             for axes, color, (method, (points, validation, _)) in zip(row, jnn.plots.COLORS, methods.items(), strict=False):
-                x, y = 10 ** (low + (high - low) * points[0]).T
+                x, y = in_space(points[0], SPACES[space]).values()
                 best = validation[0].argmin()
                 axes.plot(x, y, "o", color=color, markersize=4)
                 axes.plot(x[best], y[best], "o", color=color, markersize=11, markerfacecolor="none")
-                axes.plot(x, np.full_like(x, 10 ** (low[1] - 0.4)), "|", color=color, markersize=8)
+                axes.plot(x, np.full_like(x, penalties.low / 2.5), "|", color=color, markersize=8)
                 axes.set(xscale="log", yscale="log", title=method, xlabel="learning rate")
-                axes.set(xlim=10 ** np.array([low[0] - 0.3, high[0] + 0.3]), ylim=10 ** np.array([low[1] - 0.7, high[1] + 0.3]))
+                axes.set(xlim=(rates.low / 2, 2 * rates.high), ylim=(penalties.low / 5, 2 * penalties.high))
                 so_far = np.minimum.accumulate(np.minimum(validation, np.log(10)), axis=1)
                 jnn.plots.band(row[3], np.arange(1, validation.shape[1] + 1), so_far, label=method, color=color)
             row[0].set_ylabel(f"{space}\nL2 strength")
@@ -201,6 +128,28 @@ def said(results, repetitions: int, side: int) -> str:
         f"Means and 95 % intervals over {repetitions} repeated searches of {side**2} trials, each trial judged by {FOLDS}-fold "
         f"cross-validation. " + " ".join(map(of, SPACES))
     )
+
+
+def main(arguments=None):
+    options = commands.parser(__doc__, "hyperparameters", quick="4 repetitions, 100 steps").parse_args(arguments)
+    (repetitions, steps), side = (4, 100) if options.quick else (100, 300), 4
+    images, labels = jnn.data.digits()
+    split_key, search_key = jax.random.split(jax.random.key(options.seed))
+    splits = cross_validation.splits(split_key, len(labels), POOL, FOLDS, repetitions, steps)
+    data = {"images": images, "labels": labels, **splits}
+    keys = jax.random.split(search_key, repetitions)
+    run = program(steps)
+    results, found = {}, {}
+    for name, space in SPACES.items():
+        with stage(f"{name}: three ways, {repetitions} times {side**2} trials of {FOLDS} folds, {steps} steps"):
+            found[name] = searched(lambda points, space=space: evaluated(run, points, space, data, options.seed), keys, side)
+        results[name] = {
+            method: {"validation": v.min(axis=1).tolist(), "test": winners(v, t).tolist()}
+            for method, (_, v, t) in found[name].items()
+        }
+        results[name]["effects"] = effects(*found[name]["grid"][:2])
+    draw(options.out, found)
+    return record(options, said(results, repetitions, side), results)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Expected: (to be recorded) the cnn at least 92 %. About 30 minutes on 2 cores, -
 """
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments import commands
-from experiments.fashion import CLASSES, cnn, cnn_blocks, inception, parts, resnet, scaled, vgg
+from experiments import commands, feature_maps
+from experiments.fashion import CLASSES, cnn, inception, parts, resnet, vgg
 from experiments.findings import Interval, picture, record, stage
 
 NETWORKS = {"cnn": cnn(), "vgg": vgg(), "resnet": resnet(), "inception": inception()}
@@ -42,97 +43,48 @@ def objective_of(network, amount=0.0):
 
 
 def trained(network, hparams, data, *, steps, seeds, seed, points=1):
-    """hparams: {"rate": (trials,), "amount": (trials,)} -> params, state, and curves {"train", "validation"}: accuracy in
-    percent over (trials, seeds, points), of the batches since the last point and of the examples held out."""
+    """hparams: {"rate": (trials,), "amount": (trials,)} -> (params, state) {"before", "after"} training, and curves {"train",
+    "validation"}: accuracy in percent over (trials, seeds, points), of the batches since the last point and of the examples
+    held out."""
 
     def run(hparams, key, data):
         schedule = jnn.schedules.warmup_cosine(hparams["rate"], steps // 10, steps)
         optimizer = jnn.optim.adamw(schedule, weight_decay=0.01, where=jnn.tree.is_weight)
         training = jnn.training(objective_of(network, hparams["amount"]), optimizer)
         every = steps // points
-        fitted = jnn.fit(training, data[0], key=key, steps=steps, batch_size=BATCH, eval_data=data[1], eval_every=every)
+        fit = partial(jnn.fit, training, data[0], key=key, batch_size=BATCH)
+        start = fit(steps=0).train_state
+        fitted = fit(steps=steps, start=start, eval_data=data[1], eval_every=every)
         seen = fitted.history["accuracy"][: points * every].reshape(points, every).mean(axis=1)
         curves = {"train": 100 * seen, "validation": 100 * fitted.history["eval"]["accuracy"]}
-        return fitted.train_state.params, fitted.train_state.state, curves
+        return {when: (ts.params, ts.state) for when, ts in (("before", start), ("after", fitted.train_state))}, curves
 
     return jnn.sweep(run, hparams, seeds=seeds, seed=seed, data=data)
 
 
 def judged(network, kinds, data, test, options):
-    """-> params and state of the first seed, the curves (kinds, seeds, points), and the numbers of a network. kinds: names of
-    AMOUNTS, of which the best on validation is tested."""
+    """-> (params, state) of the first seed {"before", "after"}, curves, and the numbers of a network.
+    kinds: names of AMOUNTS, of which the best on validation is tested."""
     seeds, steps, points = (1, 40, 2) if options.quick else (3, EPOCHS * len(data[0][1]) // BATCH, 2 * EPOCHS)
     rate = RATES[2]
     if not options.quick:
         short = {"rate": jnp.array(RATES), "amount": jnp.zeros(len(RATES))}
-        *_, curves = trained(network, short, data, steps=500, seeds=1, seed=options.seed)
+        _, curves = trained(network, short, data, steps=500, seeds=1, seed=options.seed)
         rate = RATES[int(curves["validation"][:, 0, -1].argmax())]
     hparams = {"rate": jnp.full(len(kinds), rate), "amount": jnp.array([AMOUNTS[kind] for kind in kinds])}
-    params, state, curves = trained(network, hparams, data, steps=steps, seeds=seeds, seed=options.seed, points=points)
+    models, curves = trained(network, hparams, data, steps=steps, seeds=seeds, seed=options.seed, points=points)
     validation = curves["validation"][..., -1]
     best = int(validation.mean(axis=1).argmax())
-    params, state = jax.tree.map(lambda a: a[best], (params, state))
+    models = jax.tree.map(lambda a: a[best], models)
     score = jax.vmap(lambda p, s: jnn.evaluate(objective_of(network), p, s, test, batch_size=500)["accuracy"])
     numbers = {
         "learning_rate": rate,
         "validation_accuracy": dict(zip(kinds, validation.tolist(), strict=True)),
         "chosen": kinds[best],
-        "test_accuracy": (100 * score(params, state)).tolist(),
-        "parameters": sum(a[0].size for a in jax.tree.leaves(params)),
+        "test_accuracy": (100 * score(*models["after"])).tolist(),
+        "parameters": sum(a[0].size for a in jax.tree.leaves(models["after"][0])),
     }
-    return jax.tree.map(lambda a: a[0], (params, state)), curves, numbers
-
-
-def feature_maps(model, images, depth, train=False):
-    """Of the cnn, (params, state), after so many of its blocks: (..., height, width, channel). train: normalized by the
-    statistics of these images, as a network that has not seen any has no others."""
-    blocks = cnn_blocks(depth)
-    params, state = ({name: part[name] for name in blocks} for part in model)
-    return jnn.serial(scaled, **blocks).apply(params, state, images, train=train)[0]
-
-
-def character(maps):
-    """(n, height, width, channel) -> the mean |correlation| of two channels, their mean variance, the share of zeros.
-    A channel that never changes has no correlation, and is left out of it."""
-    flat = np.asarray(maps, np.float64).reshape(-1, maps.shape[-1])
-    variance = flat.var(axis=0)
-    alive = flat[:, variance > 0]
-    pairs = np.asarray(np.corrcoef(alive.T))[np.triu_indices(alive.shape[1], 1)]
-    return {"correlation": float(abs(pairs).mean()), "variance": float(variance.mean()), "zeros": float((flat == 0).mean())}
-
-
-def saliency(model, images, labels):
-    """-> (n, height, width):  |d score / d pixel|, the score that of the picture's own class, before softmax."""
-    params, state = model
-
-    def score(image, label):
-        return NETWORKS["cnn"].apply(params, state, image[None])[0][0, label]
-
-    return jnp.abs(jax.vmap(jax.grad(score))(images.astype(jnp.float32), labels))[..., 0]
-
-
-def draw_inside(out, model, images, labels):
-    """First filters, the first maps of a picture, pictures with their saliency: one of each class."""
-    rows = [int(np.flatnonzero(labels == label)[0]) for label in range(10)]
-    shown, seen = images[rows], saliency(model, images[rows], labels[rows])
-    filters = np.moveaxis(np.asarray(model[0]["block_1"]["conv"]["w"])[:, :, 0], -1, 0)
-    maps = np.moveaxis(np.asarray(feature_maps(model, shown[-1:], 1))[0], -1, 0)
-    figure = Figure(figsize=(8, 2.6))
-    grid = figure.subplots(4, 16)
-    for i in range(16):
-        for row, first in ((0, 0), (2, 16)):
-            jnn.plots.image(grid[row, i], filters[first + i], symmetric=True)
-            jnn.plots.image(grid[row + 1, i], maps[first + i])
-    figure.suptitle("The 32 first filters (red adds, blue takes away), each above what it makes of a boot", fontsize=9)
-    picture(out, "filters", figure)
-    figure = Figure(figsize=(8, 2))
-    for pair, image, gradient, name in zip(figure.subplots(2, 10).T, shown, seen, CLASSES, strict=True):
-        jnn.plots.image(pair[0], image, title=name)
-        jnn.plots.image(pair[1], gradient)
-    figure.suptitle(
-        "One picture of each class, and how much each pixel changes the score of its class (white most)", fontsize=9
-    )
-    picture(out, "saliency", figure)
+    return jax.tree.map(lambda a: a[0], models), curves, numbers
 
 
 def draw_mistakes(out, logits, images, labels):
@@ -175,17 +127,13 @@ def main(arguments=None):
         kinds = (results["cnn"]["chosen"],) if results else tuple(AMOUNTS)
         with stage(f"{name}, {' and '.join(kinds)}"):
             models[name], curves[name], results[name] = judged(name, kinds, data, test, options)
-    trained_cnn, fresh_cnn = models["cnn"], NETWORKS["cnn"].init(jax.random.key(options.seed), images)
-    params, state = trained_cnn
+    params, state = models["cnn"]["after"]
     logits = jax.lax.map(lambda image: NETWORKS["cnn"].apply(params, state, image)[0], test[0], batch_size=500)
     results["confusion"] = np.asarray(jnn.metrics.confusion_matrix(logits, test[1])).tolist()
-    results["features"] = {
-        when: [character(feature_maps(model, images[:500], depth, train=True)) for depth in (1, 2, 3)]
-        for when, model in (("before", fresh_cnn), ("after", trained_cnn))
-    }
+    results["features"] = {when: feature_maps.characters(model, images[:500]) for when, model in models["cnn"].items()}
     with jnn.plots.style():
         draw_mistakes(options.out, logits, *test)
-        draw_inside(options.out, trained_cnn, *test)
+        feature_maps.draw(options.out, models["cnn"]["after"], *test)
         draw_curves(options.out, curves, results, 40 * BATCH / len(train[1]) if options.quick else EPOCHS)
     return record(options, described(results, list(models)), results)
 
@@ -203,9 +151,9 @@ def described(results, names) -> str:
         f"On Fashion-MNIST's test pictures: {'; '.join(accuracy)} (mean and 95 % interval over seeds: {len(plain)}), "
         f"{results['cnn']['chosen']}. Augmentation changed the cnn's accuracy on the examples held out by "
         f"{Interval.of(augmented - plain):+.2f} points, at equal steps. The cnn's most frequent mistake is a {CLASSES[true]} "
-        f"taken for a {CLASSES[said]} ({share:.0f} % of them). In its three blocks training changed the mean correlation of "
-        f"two feature maps from {change['correlation']}, their mean variance from {change['variance']}, and the share of "
-        f"zeros from {change['zeros']} (one network)."
+        f"taken for a {CLASSES[said]} ({share:.0f} % of them). In its three blocks training changed the mean size of the "
+        f"correlation of two feature maps from {change['correlation']}, their mean variance from {change['variance']}, and the "
+        f"share of zeros from {change['zeros']} (one network)."
     )
 
 

@@ -24,10 +24,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments import commands, towers
-from experiments.findings import Interval, picture, record, stage
+from experiments import commands, dropouts
+from experiments.findings import Interval, interval_rows, picture, record, stage
+from experiments.regularized_network import NONE, network, run, scored
 
-NONE = {"l1": 0.0, "l2": 0.0, "limit": np.inf, "rate": 0.0, "noise": 0.0}
 METHODS = {
     "none": [{}],
     "l1": [{"l1": s} for s in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)],
@@ -38,41 +38,6 @@ METHODS = {
     "noise": [{"noise": s} for s in (0.1, 0.2, 0.4, 0.8)],
 }
 EXAMPLES, EVERY, ZERO = 500, 10, 1e-3
-
-
-def network(rate, drop=jnn.dropout):
-    """Pixels in [0, 255] -> 10 logits, with dropout behind the hidden layer."""
-    grey = lambda x: x.astype(jnp.float32) / 255
-    hidden = jnn.dense(128, w_init=jnn.initializers.kaiming_normal())
-    return jnn.serial(grey, jnn.flatten(), hidden=hidden, relu=jax.nn.relu, dropout=drop(rate), head=jnn.dense(10))
-
-
-def plain_dropout(rate):
-    """Dropout as first published: while training x * mask with P(mask = 0) = rate, otherwise x * (1 - rate)."""
-
-    def apply(params, state, x, *, key=None, train=False):
-        kept = jnp.asarray(1 - rate, x.dtype)
-        if train and key is not None:
-            return x * jax.random.bernoulli(key, kept, x.shape).astype(x.dtype), state
-        return x * kept, state
-
-    return jnn.Layer(lambda key, x: ({}, {}), apply)
-
-
-def run(hparams, key, examples, steps: int, stop=None, **options):
-    """`fit` with these strengths. stop: the step from which on nothing is learned; may be traced."""
-    penalty = jnn.regularizers.elastic_net(hparams["l1"], hparams["l2"])
-    objective = jnn.supervised(
-        network(hparams["rate"]),
-        jnn.losses.softmax_cross_entropy,
-        penalty=penalty,
-        metrics={"accuracy": jnn.metrics.accuracy},
-        augment=lambda key, x: x.astype(jnp.float32) + 255 * hparams["noise"] * jax.random.normal(key, x.shape),
-    )
-    decay = jnn.schedules.cosine(3e-3, steps)
-    rate = decay if stop is None else lambda count: jnp.where(count < stop, decay(count), jnp.zeros_like(decay(count)))
-    optimizer = jnn.optim.chain(jnn.optim.adam(rate), jnn.optim.max_norm(hparams["limit"]))
-    return jnn.fit(jnn.training(objective, optimizer), examples, key=key, steps=steps, batch_size=50, **options)
 
 
 def trainer(steps: int, stops_early: bool = False):
@@ -94,29 +59,23 @@ def trainer(steps: int, stops_early: bool = False):
     return train
 
 
-def scored(params, part):
-    return jnn.evaluate(towers.classifier(network(0.0)), params, {}, part, batch_size=500)
+def all_methods(data, methods, steps: int, seeds: int, seed: int) -> dict[str, tuple]:
+    """method -> its setting, and what `trainer` gives with it (seeds, ...): one sweep for all but early stopping."""
 
+    def swept(settings, stops_early=False):
+        grid = {name: jnp.array([setting[name] for setting in settings], jnp.float32) for name in NONE}
+        with stage(f"{len(settings)} trials, {seeds} seeds, {steps} steps{', stopped early' * stops_early}"):
+            return jnn.sweep(trainer(steps, stops_early), grid, seeds=seeds, seed=seed, data=data)
 
-def all_methods(data, methods, steps: int, seeds: int, seed: int):
-    """method -> its setting, parameters (seeds, ...), scores (seeds,) by part, and steps taken: one sweep for all but the
-    last, early stopping."""
-    trials = [(name, NONE | setting) for name, settings in methods.items() for setting in settings]
-    grid = {key: jnp.array([setting[key] for _, setting in trials], jnp.float32) for key in NONE}
-    with stage(f"{len(trials)} trials, {seeds} seeds, {steps} steps"):
-        results = jnn.sweep(trainer(steps), grid, seeds=seeds, seed=seed, data=data)
-    with stage("early stopping"):
-        early = jnn.sweep(
-            trainer(steps, True), {k: jnp.array([v], jnp.float32) for k, v in NONE.items()}, seeds=seeds, seed=seed, data=data
-        )
+    trials = [(name, setting) for name, settings in methods.items() for setting in settings]
+    results = swept([NONE | setting for _, setting in trials])
     loss = np.asarray(results[1]["validation"]["loss"]).mean(axis=1)
     found = {}
-    for name, settings in methods.items():
-        mine = [i for i, (method, _) in enumerate(trials) if method == name]
+    for method in methods:
+        mine = [i for i, (name, _) in enumerate(trials) if name == method]
         best = mine[int(np.argmin(loss[mine]))]
-        found[name] = (settings[best - mine[0]], *jax.tree.map(lambda a, best=best: a[best], results))
-    found["early stopping"] = ({}, *jax.tree.map(lambda a: a[0], early))
-    return found
+        found[method] = (trials[best][1], *jax.tree.map(lambda a, best=best: a[best], results))
+    return found | {"early stopping": ({}, *jax.tree.map(lambda a: a[0], swept([NONE], stops_early=True)))}
 
 
 def sparsity(params):
@@ -125,43 +84,30 @@ def sparsity(params):
     return np.mean(np.concatenate(weights, axis=1) < ZERO, axis=1)
 
 
-def dropout_check(params, images, rate: float, masks: int, key) -> dict:
-    """Inverted dropout against plain dropout whose next layer's weights are divided by 1 - rate: the largest difference of
-    their logits in training with the same mask, and at test time; and by how many standard errors the logits at test time are
-    off the mean over masks (root mean square: 1 where they agree in expectation)."""
-    head = {"w": params["head"]["w"] / (1 - rate), "b": params["head"]["b"]}
-    kinds = {"inverted": (jnn.dropout, params), "plain": (plain_dropout, jnn.tree.merge(params, {"head": head}))}
-    trained, tested, errors = {}, {}, {}
-    for name, (drop, params) in kinds.items():
-        apply = network(rate, drop).apply
-        tested[name], _ = apply(params, {}, images)
-        sample = jax.jit(jax.vmap(lambda key, apply=apply, params=params: apply(params, {}, images, key=key, train=True)[0]))
-        trained[name] = np.asarray(sample(jax.random.split(key, masks)), float)
-        error = trained[name].std(axis=0, ddof=1) / np.sqrt(masks)
-        errors[name] = float(np.sqrt(np.mean(((trained[name].mean(axis=0) - tested[name]) / error) ** 2)))
-    difference = lambda one: float(np.max(np.abs(one["plain"] - one["inverted"])))
-    share = lambda logits: np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
-    off = np.abs(share(trained["inverted"]).mean(axis=0) - share(tested["inverted"])).mean()
-    return {"trained": difference(trained), "tested": difference(tested), "standard_errors": errors, "probability": float(off)}
+def judged(setting, params, scores, steps) -> dict:
+    """What is recorded of a method: intervals over the seeds, percent but for the losses."""
+    scores = {
+        part: {"accuracy": 100 * np.asarray(of["accuracy"]), "loss": np.asarray(of["loss"])} for part, of in scores.items()
+    }
+    return {
+        "setting": setting,
+        **{part: {name: Interval.of(values) for name, values in scores[part].items()} for part in ("train", "test")},
+        "gap": Interval.of(scores["test"]["loss"] - scores["train"]["loss"]),
+        "sparsity": Interval.of(100 * sparsity(params)),
+        "steps": np.asarray(steps).tolist(),
+        "test_accuracy": scores["test"]["accuracy"].tolist(),
+    }
 
 
-def accuracies(out, found):
+def draw(out, found):
     with jnn.plots.style():
         figure = Figure(figsize=(8, 3.4))
-        left, right = figure.subplots(1, 2, sharey=True)
-        for y, one in enumerate(found.values()):
-            for axes, key in ((left, "accuracy"), (right, "loss")):
-                for part, color, marker in (("train", jnn.plots.COLORS[1], "s"), ("test", jnn.plots.COLORS[0], "o")):
-                    mean, low, high = one[part][key]
-                    axes.plot([low, high], [y, y], color=color)
-                    axes.plot(
-                        mean, y, marker, color=color, label={"train": "training", "test": "test"}[part] if y == 0 else None
-                    )
-        left.set_yticks(range(len(found)), found)
-        left.invert_yaxis()
-        left.set_xlabel("accuracy, %")
-        right.set_xlabel("loss (cross-entropy)")
-        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        for axes, key in zip(figure.subplots(1, 2, sharey=True), ("accuracy", "loss"), strict=True):
+            for part, label, color, marker in (("train", "training", 1, "s"), ("test", "test", 0, "o")):
+                rows = {name: one[part][key] for name, one in found.items()}
+                interval_rows(axes, rows, label=label, color=jnn.plots.COLORS[color], marker=marker)
+            axes.set_xlabel({"accuracy": "accuracy, %", "loss": "loss (cross-entropy)"}[key])
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         picture(out, "gap", figure)
 
 
@@ -172,31 +118,21 @@ def main(arguments=None):
     (images, labels), test = jnn.data.fashion_mnist()
     parts = {"pool": slice(None, -5000), "validation": slice(-5000, None), "watched": slice(-1000, None)}
     data = {name: (images[part], labels[part]) for name, part in parts.items()}
-    found = {}
     runs = all_methods(data, methods, steps, seeds, options.seed)
+    tested = jax.vmap(partial(scored, part=test))
     with stage("test"):
-        for name, (setting, params, scores, stop) in runs.items():
-            scores["test"] = jax.vmap(partial(scored, part=test))(params)
-            values = {
-                part: {k: np.asarray(v) * (100 if k == "accuracy" else 1) for k, v in of.items()} for part, of in scores.items()
-            }
-            gap = values["test"]["loss"] - values["train"]["loss"]
-            intervals = {part: {k: Interval.of(v) for k, v in values[part].items()} for part in ("train", "test")}
-            found[name] = {
-                "setting": setting,
-                **intervals,
-                "gap": Interval.of(gap),
-                "sparsity": Interval.of(100 * sparsity(params)),
-            }
-            found[name] |= {"steps": np.asarray(stop).tolist(), "test_accuracy": values["test"]["accuracy"].tolist()}
+        found = {
+            name: judged(setting, params, scores | {"test": tested(params)}, stop)
+            for name, (setting, params, scores, stop) in runs.items()
+        }
     for one in found.values():
         one["gain"] = Interval.of(np.subtract(one["test_accuracy"], found["none"]["test_accuracy"]))
-    pruned = jax.tree.map(lambda w: jnp.where(jnp.abs(w) < ZERO, 0.0, w), runs["l1"][1])
-    pruned = Interval.of(100 * jax.vmap(partial(scored, part=test))(pruned)["accuracy"])
+    pruned = tested(jax.tree.map(lambda w: jnp.where(jnp.abs(w) < ZERO, 0.0, w), runs["l1"][1]))
+    pruned = Interval.of(100 * pruned["accuracy"])
     setting, params, *_ = runs["dropout"]
     first = jax.tree.map(lambda a: a[0], params)
-    check = dropout_check(first, test[0][:64], setting["rate"], 1000, jax.random.key(options.seed))
-    accuracies(options.out, found)
+    check = dropouts.agreement(network, first, test[0][:64], setting["rate"], 1000, jax.random.key(options.seed))
+    draw(options.out, found)
 
     none = found["none"]
     others = "; ".join(f"{name} {one['gain']:+.1f}, gap {one['gap'][0]:.2f}" for name, one in found.items() if name != "none")

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jnn
+
 
 class Series(NamedTuple):
     name: str
@@ -36,6 +38,17 @@ def monthly(days, values):
     seen = np.array([len(week) > 0 for week in weeks])
     means = np.array([week.mean() for week in weeks if len(week)])
     return 1970 + (months + 0.5) / 12, np.interp(months, months[seen], means)
+
+
+def sunspots() -> Series:
+    years, spots = jnn.data.sunspots()
+    years, spots = years.astype(float), spots.astype(float)
+    return Series("sunspots", "spots", years, spots, False, taps=12, period=11, horizon=22, validation=1921, test=1956)
+
+
+def carbon_dioxide() -> Series:
+    months, air = monthly(*jnn.data.co2())
+    return Series("carbon dioxide", "ppm", months, air, True, taps=24, period=12, horizon=60, validation=1986, test=1991)
 
 
 def windows(series: Series) -> Windows:

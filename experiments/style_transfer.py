@@ -17,7 +17,7 @@ minutes on 2 cores, --quick 20 seconds; with VGG-19 a quarter of an hour.
 """
 
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,95 +27,15 @@ from matplotlib.figure import Figure
 import jnn
 from experiments import commands
 from experiments.findings import Interval, picture, record, stage
+from experiments.styles import Network, load, painting, targets
 from jnn.comparison.errors import InputError
 from jnn.data.datasets import PICTURES
-from jnn.models.convolutional import VGG_19
 
 SMALL = ((24, 24), (48, 48), (96, 96))
-CONTENT, STYLE, VARIATION = 1.0, 100.0, 0.05  # weights of the parts of the loss
 OPTIMIZERS = {  # with their learning rates; pixels lie in [0, 1]
     "L-BFGS": (jnn.optim.lbfgs, (1.0,)),
     "Adam": (jnn.optim.adam, (0.01, 0.03, 0.1)),
 }
-
-
-class Network(NamedTuple):
-    """Convolutions, and the pixels that they were trained on."""
-
-    params: Any  # stage_1/conv_1 and so on, of `jnn.models.vgg`
-    mean: Any
-    deviation: Any
-
-
-def features(network: Network, pixels) -> dict:
-    """(height, width, 3) in [0, 1] -> {"1_1": (height, width, channels), ...}: behind each convolution and its relu, with means
-    in place of the largest between the stages, as the paper recommends."""
-    x, found = (pixels - network.mean) / network.deviation, {}
-    for i in range(1, len(network.params) + 1):
-        for j in range(1, len(network.params[f"stage_{i}"]) + 1):
-            layer = network.params[f"stage_{i}"][f"conv_{j}"]
-            x = found[f"{i}_{j}"] = jax.nn.relu(jnn.conv(layer["b"].size, 3).apply(layer, {}, x)[0])
-        x, _ = jnn.avg_pool(2).apply({}, {}, x)
-    return found
-
-
-def gram(f):
-    """(height, width, channels) -> (channels, channels): the mean over places of the products of channels."""
-    return jnp.einsum("hwi,hwj->ij", f, f) / (f.shape[0] * f.shape[1])
-
-
-def share(a, target):
-    """|a - target|^2 / |target|^2"""
-    return jnp.sum(jnp.square(a - target)) / jnp.sum(jnp.square(target))
-
-
-def variation(pixels):
-    """The mean square of the differences between neighbours, downwards and to the right."""
-    return sum(jnp.mean(jnp.square(jnp.diff(pixels, axis=axis))) for axis in (0, 1))
-
-
-def targets(network: Network, content, style) -> dict:
-    """What the features and the Gram matrices shall be."""
-    kept = f"{len(network.params) - 1}_2"  # the paper's conv4_2 of five stages
-    of_style = features(network, style)
-    firsts = {f"{i}_1": gram(of_style[f"{i}_1"]) for i in range(1, len(network.params) + 1)}
-    return {"content": {kept: features(network, content)[kept]}, "style": firsts}
-
-
-def painting() -> jnn.Objective:
-    """The loss of a picture; a batch is (network, content, targets), the parameters are what is added to the content."""
-
-    def init(key, batch):
-        return {"change": 0.05 * jax.random.normal(key, batch[1].shape)}, {}
-
-    def loss(params, state, batch, *, key=None, train=False):
-        network, content, wanted = batch
-        pixels = content + params["change"]
-        found = features(network, pixels)
-        of_content = [share(found[name], target) for name, target in wanted["content"].items()]
-        of_style = [share(gram(found[name]), target) for name, target in wanted["style"].items()]
-        parts = {"content": sum(of_content), "style": sum(of_style) / len(of_style)}
-        return CONTENT * parts["content"] + STYLE * parts["style"] + VARIATION * variation(pixels), jnn.Aux(state, parts)
-
-    return jnn.Objective(init, loss)
-
-
-def load(path: str, stages=VGG_19) -> Network:
-    """The convolutions of torchvision's VGG-19, from a safetensors file."""
-    shapes, _ = jax.eval_shape(jnn.models.vgg(stages=stages, hidden=()).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    names, place = {}, 0
-    for i, widths in enumerate(stages, 1):
-        for j, _ in enumerate(widths, 1):
-            names[f"stage_{i}/conv_{j}"] = f"features.{place}"
-            place += 2  # a convolution and its relu
-        place += 1  # a pooling
-    try:
-        like = jnn.tree.select(shapes, "stage_*"), {}
-        params = jnn.interop.load_state_dict(path, like, names, ignore="classifier.*").params
-    except (OSError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise InputError(f"--weights: {' '.join(lines[:2])}") from error  # the first of what may be many problems
-    return Network(params, jnp.array([0.485, 0.456, 0.406]), jnp.array([0.229, 0.224, 0.225]))  # torchvision's
 
 
 def trained(steps: int, seed: int) -> tuple[Network, float]:
@@ -156,7 +76,7 @@ def square(name: str, size: int):
 
 
 def painted(optimizer, rates, steps: int, seeds: int, seed: int, batch):
-    """-> the best pixels, and the history, of each seed at the rate of the lowest mean loss; and that rate."""
+    """-> the pixels at the end, and the history, of each seed at the rate of the lowest mean loss; and that rate."""
     objective = painting()
 
     def run(rate, key, batch):

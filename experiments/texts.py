@@ -1,8 +1,12 @@
-"""Text as tokens: excerpts to learn from, the whole in a row to judge by, counts of pairs, and writing without a cache."""
+"""Text as tokens: excerpts to learn from, the whole in a row to judge by, counts of pairs, writing with and without a cache."""
+
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+import jnn
 
 
 def excerpts(key, tokens, window: int, batch: int):
@@ -36,3 +40,24 @@ def reread(model, params, prompt, *, length: int, key, temperature):
 
     text = jnp.pad(prompt, ((0, 0), (0, length - 1)))
     return jax.lax.scan(step, text, jnp.arange(length))[1].T
+
+
+def written(model, twin, params, symbols: str, prompt: str, temperatures, *, length: int, key):
+    """What a model and its decoding twin write, `length` tokens at each temperature: -> the twin's texts, the share of tokens
+    that are the same when the whole text is read for each, and tokens a second of both ways."""
+    tokens = jnp.array([[symbols.index(c) for c in prompt]] * len(temperatures))
+    heat = jnp.array(temperatures)
+    _, fresh = jax.jit(twin.init)(key, tokens)
+    carried = jax.jit(lambda *of: jnn.generate(twin, *of[:3], length=length, key=key, temperature=of[3])[0])
+    anew = jax.jit(lambda params, _, prompt, heat: reread(model, params, prompt, length=length, key=key, temperature=heat))
+    texts, speeds = [], []
+    for write in (carried, anew):
+        texts.append(np.asarray(write(params, fresh, tokens, heat)))
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            jax.block_until_ready(write(params, fresh, tokens, heat))
+            seconds.append(time.perf_counter() - began)
+        speeds.append(len(temperatures) * length / min(seconds))
+    readable = [prompt + "".join(symbols[token] for token in text) for text in texts[0]]
+    return readable, float((texts[0] == texts[1]).mean()), speeds

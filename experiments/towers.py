@@ -69,6 +69,12 @@ def steps_to(losses, target: float) -> np.ndarray:
     return np.where(reached.any(axis=-1), EVERY * (reached.argmax(axis=-1) + 1.0), np.inf)
 
 
+def steps_to_or_beyond(losses, target: float) -> np.ndarray:
+    """`steps_to`, but where there is no such loss more than all steps, the more the higher the last loss is."""
+    reached, last = steps_to(losses, target), np.nan_to_num(losses[..., -1], nan=np.inf)
+    return np.where(np.isfinite(reached), reached, EVERY * losses.shape[-1] * (1 + last))
+
+
 def at_best_rate(train, data, rates, seed: int, score):
     """The learning rate of the least mean score of two runs, and the results of as many new runs with it as that search had:
     the same program twice."""
@@ -83,17 +89,6 @@ def at_best_rate(train, data, rates, seed: int, score):
     return float(best), *swept(np.full(runs, best), 2 + np.arange(runs))
 
 
-def rest_of_affine(x, y) -> np.ndarray:
-    """y less its best approximation by an affine map of x, by least squares."""
-    inputs, outputs = np.column_stack([x, np.ones(len(x))]).astype(float), np.asarray(y, float)
-    return outputs - inputs @ np.linalg.lstsq(inputs, outputs, rcond=None)[0]
-
-
-def beyond_affine(x, y, least: float = 1e-3) -> int:
-    """The rank of what the best affine map of x leaves of y: 0 where y is one. least: the share of y's size that counts."""
-    return int(np.linalg.matrix_rank(rest_of_affine(x, y), tol=least * np.linalg.norm(y)))
-
-
 def one_sign(w):
     """w (gradients, layers, ..., in, features) -> the share of units behind a hidden layer whose weights' gradients all have
     one sign. Zeros fit either sign; a unit without any gradient does not count."""
@@ -101,3 +96,23 @@ def one_sign(w):
     has_any = jnp.any(w != 0, axis=-2)
     is_one = (jnp.all(w >= 0, axis=-2) | jnp.all(w <= 0, axis=-2)) & has_any
     return jnp.sum(is_one) / jnp.maximum(jnp.sum(has_any), 1)
+
+
+def seen(block, params, x, y, limits, batch: int) -> dict:
+    """Of a classifier: by layer, (depth,), the gradient's norm, the shares of dead units and of outputs beyond the limits; and
+    the share of units with one sign, for each of the first `batch` examples and for their mean."""
+    objective = classifier(tower(block, len(jax.tree.leaves(params["hidden"])[0])))
+    outputs = layer_outputs(block, params, x)
+    gradient = jax.grad(lambda params, examples: objective.loss(params, {}, examples)[0])
+    by_example = jax.vmap(gradient, (None, 0))(params, (x[:batch], y[:batch]))
+    by_batch = jax.tree.map(lambda a: a[None], gradient(params, (x[:batch], y[:batch])))
+    weights = [
+        next(leaf for path, leaf in jnn.tree.flatten(grads["hidden"]).items() if path.endswith("w"))
+        for grads in (by_example, by_batch)
+    ]
+    return {
+        "gradient": layer_norms(gradient(params, (x, y))),
+        "dead": jnp.mean(jnp.all(outputs == 0, axis=1), axis=-1),
+        "saturated": jnp.mean((outputs < limits[0]) | (outputs > limits[1]), axis=(1, 2)),
+        "one_sign": [one_sign(w) for w in weights],
+    }

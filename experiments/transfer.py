@@ -15,6 +15,7 @@ cores, --quick 20 seconds.
 """
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from matplotlib.figure import Figure
 
 import jnn
 from experiments import commands
-from experiments.fashion import scaled
+from experiments.fashion import by_class, in_turn, scaled
 from experiments.findings import Interval, picture, record, stage
 
 SIZES = (20, 100, 500)
@@ -32,18 +33,6 @@ WAYS = {"scratch": (False, False), "fine-tuned": (True, False), "frozen": (True,
 NETWORK = jnn.serial(scaled, vgg=jnn.models.vgg(5, stages=((16,), (32,), (64,)), hidden=()))
 BODY = "stage_*"  # all but the head
 OBJECTIVE = jnn.supervised(NETWORK, jnn.losses.softmax_cross_entropy, metrics={"accuracy": jnn.metrics.accuracy})
-
-
-def by_class(images, labels) -> np.ndarray:
-    """-> (10, n, 28, 28, 1): the pictures of each class, in their order."""
-    return np.stack([images[labels == label] for label in range(10)])
-
-
-def mixed(pictures):
-    """(classes, n, ...) -> pictures (classes * n, ...), labels: the classes in turn, so that any first part has all of them."""
-    classes, n = pictures.shape[:2]
-    labels = jnp.tile(jnp.arange(classes, dtype=jnp.int32), n)
-    return jnp.swapaxes(pictures, 0, 1).reshape(classes * n, *pictures.shape[2:]), labels
 
 
 def accuracy(params, data):
@@ -71,26 +60,18 @@ def replication(source_steps, steps, rates):
         split_key, source_key, pick_key, tune_key = jax.random.split(key, 4)
         classes = jax.random.permutation(split_key, 10)
         train_part, test = (data[name][classes] for name in ("train", "test"))
-        source = mixed(train_part[:5])
+        source = in_turn(train_part[:5])
         training = jnn.training(OBJECTIVE, jnn.optim.adam(jnn.schedules.cosine(2e-3, source_steps)))
         params = jnn.fit(training, source, key=source_key, steps=source_steps, batch_size=64).train_state.params
         picked = jax.random.permutation(pick_key, 5000)[: max(SIZES) // 5]
-        target, validation = mixed(train_part[5:, picked]), mixed(train_part[5:, -200:])
+        target, validation = in_turn(train_part[5:, picked]), in_turn(train_part[5:, -200:])
+        tune = partial(tuned, jnn.tree.select(params, BODY), key=tune_key, target=target, steps=steps)
 
         def scores(frozen):
             def of(hparams):
                 learned, size, rate = hparams
-                found = tuned(
-                    jnn.tree.select(params, BODY),
-                    learned=learned,
-                    frozen=frozen,
-                    size=size,
-                    rate=rate,
-                    key=tune_key,
-                    target=target,
-                    steps=steps,
-                )
-                return {"validation": accuracy(found, validation), "test": accuracy(found, mixed(test[5:]))}
+                found = tune(learned=learned, frozen=frozen, size=size, rate=rate)
+                return {"validation": accuracy(found, validation), "test": accuracy(found, in_turn(test[5:]))}
 
             grid = jnp.meshgrid(jnp.array([False, True]), jnp.array(SIZES), jnp.array(rates), indexing="ij")
             found = jax.lax.map(of, tuple(a.ravel() for a in grid))
@@ -98,7 +79,7 @@ def replication(source_steps, steps, rates):
 
         found = {frozen: scores(frozen) for frozen in (False, True)}
         ways = {way: jax.tree.map(lambda a, i=int(learned): a[i], found[frozen]) for way, (learned, frozen) in WAYS.items()}
-        return {"source": accuracy(params, mixed(test[:5])), **ways}
+        return {"source": accuracy(params, in_turn(test[:5])), **ways}
 
     return train
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import towers
+from experiments import affine_maps, towers
 from experiments.activations import BLOCKS
 
 pytestmark = pytest.mark.slow
@@ -54,6 +54,9 @@ def test_layer_outputs_and_norms_are_those_of_each_layer(key):
 def test_steps_to_a_loss():
     losses = np.array([[0.5, 0.2, 0.3], [0.5, 0.4, np.nan]])
     np.testing.assert_array_equal(towers.steps_to(losses, 0.2), [2 * towers.EVERY, np.inf])
+    nearer, farther = np.array([0.5, 0.4, 0.3]), np.array([0.5, 0.4, 0.4])
+    reached, near, far, lost = towers.steps_to_or_beyond(np.stack([losses[0], nearer, farther, losses[1]]), 0.2)
+    assert reached == 2 * towers.EVERY < 3 * towers.EVERY < near < far < lost == np.inf
 
 
 def test_one_sign_counts_units_with_a_gradient():
@@ -65,6 +68,6 @@ def test_one_sign_counts_units_with_a_gradient():
 def test_what_is_beyond_an_affine_map():
     x = np.random.default_rng(0).normal(size=(50, 4))
     y = x @ np.ones((4, 3)) + [1, 2, 3]
-    assert towers.beyond_affine(x, y) == 0
-    np.testing.assert_allclose(towers.rest_of_affine(x, y), 0, atol=1e-12)
-    assert towers.beyond_affine(x, y + np.outer(x[:, 0] ** 2, [1, 0, 0])) == 1
+    assert affine_maps.beyond_affine(x, y) == 0
+    np.testing.assert_allclose(affine_maps.rest_of_affine(x, y), 0, atol=1e-12)
+    assert affine_maps.beyond_affine(x, y + np.outer(x[:, 0] ** 2, [1, 0, 0])) == 1

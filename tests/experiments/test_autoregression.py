@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import autoregression, series
+from experiments import series
 from experiments.autoregression import MODELS
+from experiments.least_squares import LINE, fitted_line
 
 pytestmark = pytest.mark.slow
 
@@ -46,11 +47,11 @@ def test_a_sine_is_a_line_of_two_taps_for_ever(differenced):
     one = wave(differenced)
     data = series.windows(one)
     train = data.times < one.validation
-    params, difference = autoregression.fitted_line(data.inputs[train], data.targets[train])
+    params, difference = fitted_line(data.inputs[train], data.targets[train])
     assert difference < 1e-6
 
     def predict(x):
-        return autoregression.LINEAR.apply(params, {}, x)[0]
+        return LINE.apply(params, {}, x)[0]
 
     np.testing.assert_allclose(series.errors(predict, one, data), [0, 0], atol=0.02)
     np.testing.assert_allclose(series.forecast(predict, one, data), one.levels[240:], atol=0.1)

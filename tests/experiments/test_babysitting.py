@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments import babysitting
+from experiments import babysitting, faults
 from jnn.diagnoses import Diagnosis, Finding
 
 pytestmark = pytest.mark.slow
@@ -11,7 +11,7 @@ def test_every_break_is_found_and_the_healthy_set_up_has_none(quick):
     results = quick("babysitting", ["diagnoses"])
     assert len(results["setups"]) == 10
     for name, several in results["setups"].items():
-        found = babysitting.SETUPS[name].found
+        found = faults.SETUPS[name].found
         for one in several:
             assert not found or found in one["flagged"], name
             assert not one["foreign"], name
@@ -19,7 +19,7 @@ def test_every_break_is_found_and_the_healthy_set_up_has_none(quick):
 
 
 def test_a_diagnosis_is_right_where_it_finds_the_break_and_nothing_that_does_not_follow():
-    setup = babysitting.Setup("something", "labels", ("loss curve",), objective=None)
+    setup = faults.Setup("something", "labels", ("loss curve",), objective=None)
 
     def judged(*names):
         findings = [Finding(name, name not in names, 0.0, "") for name in ("labels", "loss curve", "inputs")]
@@ -37,14 +37,14 @@ def test_damage_is_what_it_says():
     labels = np.arange(1000, dtype=np.int32) % 10
     images = rng.random((1000, 8, 8, 1)).astype(np.float32)
     whole = (images, labels)
-    (same, wrong), _ = babysitting.mislabelled(rng, whole, whole)
+    (same, wrong), _ = faults.mislabelled(rng, whole, whole)
     assert np.sum(wrong != labels) == 200
     assert same is images
-    _, (copies, _) = babysitting.leaked(rng, (images, labels), (images + 1, labels))
+    _, (copies, _) = faults.leaked(rng, (images, labels), (images + 1, labels))
     assert np.sum((copies == images).all(axis=(1, 2, 3))) == 250
-    (_, rare), _ = babysitting.unbalanced(rng, whole, whole)
+    (_, rare), _ = faults.unbalanced(rng, whole, whole)
     counts = np.bincount(rare)
     assert counts[8:].max() < 20
     assert counts.sum() == 1000
-    mixed = np.asarray(babysitting.mixed(images[:4].reshape(4, 64)))
+    mixed = np.asarray(faults.mixed(images[:4].reshape(4, 64)))
     assert sorted(mixed.ravel()) == sorted(images[:4].ravel())

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import gradient_check
+from experiments import differences, every_layer, gradient_check
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +29,7 @@ def test_every_layer_passes_a_planted_error_is_found_and_errors_go_as_predicted(
 
 
 def test_the_network_has_every_layer_of_jnn():
-    shapes, _ = jax.eval_shape(
-        gradient_check.every_layer().init, jax.random.key(0), jax.ShapeDtypeStruct((4, 8, 8, 1), "float32")
-    )
+    shapes, _ = jax.eval_shape(every_layer.network().init, jax.random.key(0), jax.ShapeDtypeStruct((4, 8, 8, 1), "float32"))
     text = " ".join(jnn.tree.flatten(shapes))
     named = {"rnn": "bidirectional", "embed": "embed", "maxout": "maxout", "dense": "head", "learned_positions": "learned"}
     for name in (
@@ -66,6 +64,6 @@ def test_the_predicted_step_is_where_the_predicted_error_is_least():
     exact = np.array([[2.0, 1.0, 3.0, 5.0]])
     for dtype in ("float32", "float64"):
         for order in (1, 2):
-            errors, step = gradient_check.predicted(exact, dtype, order)
-            least = gradient_check.STEPS[errors[:, 0].argmin()]
+            errors, step = differences.predicted(exact, dtype, order)
+            least = differences.STEPS[errors[:, 0].argmin()]
             assert 1 / 1.4 < least / step[0] < 1.4

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import graph_network
+from experiments import citations, graph_network
 
 pytestmark = pytest.mark.slow
 
@@ -15,7 +15,7 @@ INPUTS = (GRAPH, np.nonzero(GRAPH.nodes))
 
 def test_citations_are_worth_many_points(quick):
     results = quick("graph_network", ["curves", "embedding"])
-    accuracy = {name: np.mean(results[name]["test_accuracy"]) for name in graph_network.METHODS}
+    accuracy = {name: np.mean(results[name]["test_accuracy"]) for name in citations.METHODS}
     assert accuracy["gcn"] > 76
     assert accuracy["gat"] > 76
     assert 45 < accuracy["mlp"] < min(accuracy["gcn"], accuracy["gat"]) - 15
@@ -30,7 +30,7 @@ def test_citations_are_worth_many_points(quick):
     ],
 )
 def test_the_networks_are_those_of_the_library(name, twin, layers, key):
-    model = graph_network.network(graph_network.METHODS[name])
+    model = citations.network(citations.METHODS[name])
     params, state = model.init(key, INPUTS)
     theirs = {layers[0]: params["first"], layers[1]: params["second"]}
     expected = twin.apply(theirs, {}, GRAPH)[0]
@@ -39,9 +39,9 @@ def test_the_networks_are_those_of_the_library(name, twin, layers, key):
 
 def test_words_are_dropped_and_zeros_stay(key):
     whole = jnn.Graph(np.eye(400, dtype=np.float32), np.array([0]), np.array([1]))
-    look = graph_network.Method("", jnn.on_nodes(lambda x: x), lambda x: x, jnn.on_nodes(lambda x: x), 0.5, (0, 0), 0.1, 1)
+    look = citations.Method("", jnn.on_nodes(lambda x: x), lambda x: x, jnn.on_nodes(lambda x: x), 0.5, (0, 0), 0.1, 1)
     # the second dropout draws too: a word is left with half of a half
-    model = graph_network.network(look)
+    model = citations.network(look)
     y, _ = model.apply({}, {}, (whole, np.nonzero(whole.nodes)), key=key, train=True)
     assert set(np.unique(y)) == {0, 4}
     assert np.all(y[~np.eye(400, dtype=bool)] == 0)
@@ -49,8 +49,8 @@ def test_words_are_dropped_and_zeros_stay(key):
 
 
 def test_the_best_of_a_run_is_kept(key):
-    method = graph_network.METHODS["mlp"]._replace(rate=0.0)
-    objective = graph_network.objective_of(method)
+    method = citations.METHODS["mlp"]._replace(rate=0.0)
+    objective = citations.objective_of(method)
     labels = np.array([0, 1, 1, 2])
     data = {"inputs": INPUTS, "labels": labels, "train": np.float32([1, 1, 0, 0]), "validation": np.float32([0, 0, 1, 1])}
     best, scores = graph_network.train(objective, 100, 0.05, key, data)
@@ -62,9 +62,9 @@ def test_the_best_of_a_run_is_kept(key):
 
 def test_the_penalty_is_half_the_decay_times_the_squares():
     params = {"first": {"w": jnp.full((2, 3), 2.0), "b": jnp.ones(3)}, "second": {"w": jnp.full((3, 1), 3.0)}}
-    ours = graph_network.penalty_of(graph_network.METHODS["gat"])(params)
+    ours = citations.penalty_of(citations.METHODS["gat"])(params)
     np.testing.assert_allclose(ours, 2.5e-4 * (6 * 4 + 3 * 9), rtol=1e-6)
-    np.testing.assert_allclose(graph_network.penalty_of(graph_network.METHODS["gcn"])(params), 2.5e-4 * 24, rtol=1e-6)
+    np.testing.assert_allclose(citations.penalty_of(citations.METHODS["gcn"])(params), 2.5e-4 * 24, rtol=1e-6)
 
 
 def test_agreement_counts_the_nearest_by_angle():

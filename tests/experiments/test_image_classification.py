@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import fashion, image_classification
+from experiments import fashion, feature_maps, image_classification
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def test_character_of_maps_is_that_of_its_definition():
     flat = maps.reshape(-1, 4)
     a, b = flat[:, 0], flat[:, 1]
     r = np.mean((a - a.mean()) * (b - b.mean())) / (a.std() * b.std())
-    found = image_classification.character(maps)
+    found = feature_maps.character(maps)
     np.testing.assert_allclose(found["correlation"], (2 * abs(r) + 1) / 3)
     np.testing.assert_allclose(found["variance"], flat.var(0).mean())
     np.testing.assert_allclose(found["zeros"], np.mean(flat == 0))
@@ -50,7 +50,7 @@ def test_saliency_is_how_the_score_changes_with_a_pixel():
     model = fashion.cnn()
     images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1)).astype(np.float32)
     params, state = model.init(jax.random.key(0), images)
-    found = image_classification.saliency((params, state), images, np.array([3, 7]))
+    found = feature_maps.saliency((params, state), images, np.array([3, 7]))
     assert found.shape == (2, 28, 28)
     row, column = np.unravel_index(np.argmax(found[1]), (28, 28))
     moved = np.stack([images[1], images[1]])
@@ -62,7 +62,7 @@ def test_saliency_is_how_the_score_changes_with_a_pixel():
 def test_the_first_blocks_are_those_of_the_network():
     images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1)).astype(np.uint8)
     params, state = fashion.cnn().init(jax.random.key(0), images)
-    maps = image_classification.feature_maps((params, state), images, 3)
+    maps = feature_maps.after((params, state), images, 3)
     head, _ = jnn.dense(10).apply(params["head"], {}, jnp.mean(maps, axis=(1, 2)))
     np.testing.assert_allclose(head, fashion.cnn().apply(params, state, images)[0], rtol=1e-4, atol=1e-5)
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from experiments import perceptron
+from experiments import perceptron, separation
+from experiments.findings import Interval
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def test_the_perceptron_is_rosenblatts():
                 w, mistakes = w + (1 if wanted else -1) * example, mistakes + 1
         if mistakes == before:
             break
-    found = perceptron.perceptron(x, target)
+    found = separation.perceptron(x, target)
     np.testing.assert_allclose(found[0], w, rtol=1e-5)
     assert (int(found[1]), int(found[2])) == (mistakes, passes)
     assert mistakes > 0
@@ -43,9 +44,16 @@ def test_the_perceptron_is_rosenblatts():
 
 def test_the_bound_is_of_the_largest_margin():
     """Against a support vector machine on points and their mirror images, whose plane goes through zero."""
-    x, target = map(np.asarray, perceptron.separable(0.2, jax.random.key(1), 40, 4))
+    x, target = map(np.asarray, separation.separable(0.2, jax.random.key(1), 40, 4))
     z = x * (2 * target - 1)[:, None]
     machine = SVC(kernel="linear", C=1e8, tol=1e-8).fit(np.concatenate([z, -z]), np.repeat([1, -1], len(z)))
     margin = 1 / np.linalg.norm(machine.coef_)
-    np.testing.assert_allclose(perceptron.bound(x, target), np.max(np.sum(x**2, axis=1)) / margin**2, rtol=1e-4)
-    assert perceptron.bound(perceptron.with_constant(perceptron.CORNERS), perceptron.XOR[:, 0]) == np.inf
+    np.testing.assert_allclose(separation.bound(x, target), np.max(np.sum(x**2, axis=1)) / margin**2, rtol=1e-4)
+    assert separation.bound(separation.with_constant(perceptron.CORNERS), perceptron.XOR[:, 0]) == np.inf
+
+
+def test_a_share_is_said_with_its_exact_interval():
+    """Where all of n are right, its lower end is the share for which that has a chance of 2.5 %: 0.025 ** (1 / n)."""
+    share = Interval.of_share(20, 20)
+    np.testing.assert_allclose(share, (1, 0.025 ** (1 / 20), 1), rtol=1e-6)
+    assert f"{share:.0%}" == "100% (83% to 100%)"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import receptive_field
+from experiments import fields, receptive_field
 
 pytestmark = pytest.mark.slow
 
@@ -39,19 +39,19 @@ def test_fields_follow_the_formula_and_shifts_the_theory(quick):
     ids=["plain", "dilated", "pooled", "strided"],
 )
 def test_known_fields(stack, field):
-    assert receptive_field.formula(stack) == field
-    assert receptive_field.measured(stack) == field
+    assert fields.formula(stack) == field
+    assert fields.measured(stack) == field
 
 
 def test_one_random_input_does_not_show_the_field_of_a_maximum():
     stack = [("max_pool", 4, 4, 1), ("max_pool", 4, 4, 1)]
-    assert receptive_field.measured(stack, draws=1) == 1 < receptive_field.measured(stack, draws=500) == 16
+    assert fields.measured(stack, draws=1) == 1 < fields.measured(stack, draws=500) == 16
 
 
 def test_influence_is_what_few_weights_say():
     """One linear layer: the squared gradient is the squared weights, all places alike on average."""
-    influence = receptive_field.influence(1, 5, jnn.activations.identity, seeds=200, seed=0)
+    influence = fields.influence(1, 5, jnn.activations.identity, seeds=200, seed=0)
     assert influence.shape == (200, 5)
     np.testing.assert_allclose(influence.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(influence.mean(axis=0), 0.2, atol=0.02)
-    np.testing.assert_allclose(receptive_field.spread(np.array([[0.5, 0, 0.5], [0, 1.0, 0]])), [1, 0])
+    np.testing.assert_allclose(fields.spread(np.array([[0.5, 0, 0.5], [0, 1.0, 0]])), [1, 0])

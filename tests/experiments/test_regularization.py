@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import regularization
+from experiments import dropouts, regularization
+from experiments.regularized_network import NONE, run
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def test_every_method_is_tuned_and_judged_and_the_two_dropouts_agree(quick):
 
 
 def test_plain_dropout_keeps_its_expectation(key):
-    _, apply = regularization.plain_dropout(0.25)
+    _, apply = dropouts.plain(0.25)
     x = jnp.linspace(1.0, 2.0, 7)
     kept = jax.vmap(lambda key: apply({}, {}, x, key=key, train=True)[0])(jax.random.split(key, 20_000))
     np.testing.assert_allclose(apply({}, {}, x)[0], 0.75 * x, rtol=1e-6)
@@ -37,8 +38,8 @@ def test_plain_dropout_keeps_its_expectation(key):
 def test_nothing_is_learned_from_the_stop_on(key):
     random = np.random.default_rng(0)
     examples = random.integers(0, 255, (60, 28, 28, 1), np.uint8), random.integers(0, 10, 60, np.int32)
-    hparams = {name: jnp.float32(value) for name, value in regularization.NONE.items()}
-    losses = regularization.run(hparams, key, examples, 40, 20, eval_data=examples, eval_every=10).history["eval"]["loss"]
+    strengths = {name: jnp.float32(value) for name, value in NONE.items()}
+    losses = run(strengths, key, examples, 40, 20, eval_data=examples, eval_every=10).history["eval"]["loss"]
     assert losses[0] != losses[1] == losses[2] == losses[3]
 
 

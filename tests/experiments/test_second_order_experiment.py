@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import curvature_pairs, second_order
+from experiments import curvature_pairs, descents, second_order
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +30,8 @@ def test_evaluations_are_counted_by_what_the_states_say():
         .init({"w": jnp.zeros(3)})
         ._replace(count=jnp.int32(4), products=jnp.int32(10), trials=jnp.int32(6))
     )
-    assert second_order.evaluations("newton_cg", state, 3) == 4 + 20 + 3
-    assert second_order.evaluations("newton", jnn.optim.newton().init({})._replace(count=2), 3) == 2 * (1 + 6)
+    assert descents.evaluations("newton_cg", state, 3) == 4 + 20 + 3
+    assert descents.evaluations("newton", jnn.optim.newton().init({})._replace(count=2), 3) == 2 * (1 + 6)
 
 
 def test_the_tuned_trial_ends_lowest_and_diverged_runs_are_none():
@@ -39,9 +39,9 @@ def test_the_tuned_trial_ends_lowest_and_diverged_runs_are_none():
     losses[0, 1, -1] = np.nan
     losses[1, :, -1] = 0.50001
     losses[2, :, -1] = 0.5
-    assert second_order.tuned(losses) == 2
+    assert descents.tuned(losses) == 2
     losses[1, :, 1] = 0.6  # as low, and sooner
-    assert second_order.tuned(losses) == 1
+    assert descents.tuned(losses) == 1
 
 
 def test_what_is_needed_is_where_the_loss_first_is_low_enough():
@@ -49,7 +49,7 @@ def test_what_is_needed_is_where_the_loss_first_is_low_enough():
     run = {"loss": loss, **{name: factor * np.array([[1.0, 2, 3]] * 2) for name, factor in
                             (("steps", 1), ("evaluations", 10), ("seconds", 0.1))}}  # fmt: skip
     adam = {**run, "loss": np.array([[3.0, 1.2, 1.0], [3.0, 1.0, 0.9]])}
-    found = second_order.needed({"newton": run, "adam": adam})
+    found = descents.needed({"newton": run, "adam": adam})
     np.testing.assert_allclose(found["newton"]["steps"], [2, np.nan])
     np.testing.assert_allclose(found["adam"]["evaluations"], [30, 20])
 

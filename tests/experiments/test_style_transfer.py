@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jnn
-from experiments import commands, style_transfer
+from experiments import commands, style_transfer, styles
 from jnn.comparison.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def random_weights(path, rng):
 
 def tiny_network(key):
     params, _ = jnn.models.vgg(10, stages=((4, 4), (6, 6)), hidden=()).init(key, jnp.ones((1, 8, 8, 3)))
-    return style_transfer.Network(jnn.tree.select(params, "stage_*"), jnp.float32(0.5), jnp.float32(0.3))
+    return styles.Network(jnn.tree.select(params, "stage_*"), jnp.float32(0.5), jnp.float32(0.3))
 
 
 def test_the_cat_is_painted_and_the_quasi_newton_method_is_ahead(quick):
@@ -44,9 +44,9 @@ def test_the_cat_is_painted_and_the_quasi_newton_method_is_ahead(quick):
 def test_features_with_torchvisions_weights_are_torchs(tmp_path):
     torch = pytest.importorskip("torch", reason="torch, whose outputs these are compared with, is not installed")
     tensors = random_weights(tmp_path / "vgg19.safetensors", np.random.default_rng(0))
-    network = style_transfer.load(str(tmp_path / "vgg19.safetensors"), NARROW)
+    network = styles.load(str(tmp_path / "vgg19.safetensors"), NARROW)
     pixels = np.random.default_rng(1).uniform(size=(32, 32, 3)).astype(np.float32)
-    found = style_transfer.features(network, pixels)
+    found = styles.features(network, pixels)
 
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x = ((torch.tensor(pixels) - mean) / deviation).permute(2, 0, 1)[None]
@@ -61,24 +61,24 @@ def test_features_with_torchvisions_weights_are_torchs(tmp_path):
 def test_weights_that_do_not_fit_are_bad_input(tmp_path, capsys):
     save_file({"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=r"^--weights: .*features\.2\.bias"):
-        style_transfer.load(str(tmp_path / "other.safetensors"))
-    assert commands.exit_code(lambda: style_transfer.load(str(tmp_path / "none.safetensors"))) == 2
+        styles.load(str(tmp_path / "other.safetensors"))
+    assert commands.exit_code(lambda: styles.load(str(tmp_path / "none.safetensors"))) == 2
     assert "there is no file" in capsys.readouterr().err
 
 
 def test_a_gram_matrix_is_the_mean_product_over_places(key):
     f = jax.random.normal(key, (3, 5, 2))
     flat = np.reshape(f, (15, 2))
-    np.testing.assert_allclose(style_transfer.gram(f), flat.T @ flat / 15, rtol=1e-5)
+    np.testing.assert_allclose(styles.gram(f), flat.T @ flat / 15, rtol=1e-5)
 
 
 def test_a_picture_in_its_own_style_has_no_loss_but_its_variation(key):
     network, pixels = tiny_network(key), jax.random.uniform(key, (8, 8, 3))
-    loss = style_transfer.painting().loss
-    own = network, pixels, style_transfer.targets(network, pixels, pixels)
+    loss = styles.painting().loss
+    own = network, pixels, styles.targets(network, pixels, pixels)
     value, aux = loss({"change": jnp.zeros((8, 8, 3))}, {}, own)
     down, right = np.diff(pixels, axis=0), np.diff(pixels, axis=1)
-    np.testing.assert_allclose(value, style_transfer.VARIATION * (np.mean(down**2) + np.mean(right**2)), rtol=1e-4)
+    np.testing.assert_allclose(value, styles.VARIATION * (np.mean(down**2) + np.mean(right**2)), rtol=1e-4)
     np.testing.assert_allclose([aux.metrics["content"], aux.metrics["style"]], 0, atol=1e-9)
     changed, aux = loss({"change": jnp.full((8, 8, 3), 0.1)}, {}, own)
     assert changed > value + 1e-3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jnn
-from experiments import transfer
+from experiments import fashion, transfer
 
 pytestmark = pytest.mark.slow
 
@@ -23,18 +23,18 @@ def body_of(pictures):
 
 def target():
     pictures = jnp.asarray(np.random.default_rng(0).integers(0, 256, (5, 4, 28, 28, 1)), jnp.uint8)
-    return transfer.mixed(pictures)
+    return fashion.in_turn(pictures)
 
 
-def test_mixed_takes_the_classes_in_turn():
-    pictures, labels = transfer.mixed(jnp.arange(6).reshape(2, 3))
+def test_classes_are_taken_in_turn():
+    pictures, labels = fashion.in_turn(jnp.arange(6).reshape(2, 3))
     np.testing.assert_array_equal(pictures, [0, 3, 1, 4, 2, 5])
     np.testing.assert_array_equal(labels, [0, 1, 0, 1, 0, 1])
 
 
 def test_by_class_sorts():
     images, labels = np.arange(20), np.tile(np.arange(10), 2)
-    np.testing.assert_array_equal(transfer.by_class(images, labels), np.stack([np.arange(10), np.arange(10, 20)], axis=1))
+    np.testing.assert_array_equal(fashion.by_class(images, labels), np.stack([np.arange(10), np.arange(10, 20)], axis=1))
 
 
 def tuned(way, body, data, steps):
