@@ -120,7 +120,7 @@ def _fit(training, data, key, order, start, eval_data, *, steps, batch_size, eva
         train_state = training.init(init_key, data if size is None else jax.eval_shape(partial(_first, n=size), data))
     choose = take
     if order is None and size is not None:
-        choose = _take_within  # a permutation has no index out of range
+        choose = take_within  # a permutation has no index out of range
         order = batch_order(order_key, train_state.step, steps, count_examples(data, "fit"), size)
 
     def step(train_state, indices):
@@ -214,7 +214,7 @@ def take(data, indices):
     return jax.tree.map(lambda a: jnp.asarray(a).at[indices].get(mode="fill", wrap_negative_indices=False), data)
 
 
-def _take_within(data, indices):
+def take_within(data, indices):
     return jax.tree.map(lambda a: jnp.asarray(a).at[indices].get(mode="promise_in_bounds"), data)
 
 

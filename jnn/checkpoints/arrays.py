@@ -22,8 +22,9 @@ def _described(path: str, leaf) -> dict:
     if dtype is None:
         dtype = np.asarray(leaf).dtype
     if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-        numbers = jax.eval_shape(jax.random.key_data, leaf)
-        return {"shape": list(numbers.shape), "dtype": numbers.dtype.name, "key": str(jax.random.key_impl(leaf))}
+        kinds = []  # asked of a traced key, as a shape has no answer
+        numbers = jax.eval_shape(lambda key: kinds.append(str(jax.random.key_impl(key))) or jax.random.key_data(key), leaf)
+        return {"shape": list(numbers.shape), "dtype": numbers.dtype.name, "key": kinds[0]}
     if dtype.kind in "OSU":
         raise TypeError(f"checkpoints: {path} is no array of numbers: {type(leaf).__name__}")
     return {"shape": list(shape), "dtype": dtype.name}

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jnn.checkpoints import arrays, files, manifests
-from jnn.checkpoints.manifests import CheckpointError
+from jnn.checkpoints.files import Loaded
+from jnn.checkpoints.manifests import CheckpointError, Manifest
 
 
 class Checkpoints(NamedTuple):
@@ -42,16 +43,15 @@ def at(folder: str | os.PathLike, step: int) -> Path:
     return Path(folder) / f"{step:09d}"
 
 
-def latest(folder: str | os.PathLike, like, *, allowed: Callable[[Mapping[str, Any]], None] = lambda about: None):
+def latest(folder: str | os.PathLike, like: Callable[[Manifest], Any]) -> tuple[int, Loaded] | None:
     """-> (step, Loaded) of the newest whole checkpoint, or None where there is none at all.
 
-    A damaged one is passed over with a warning that names its file. allowed(about) raises where a checkpoint is not one to go
-    on from. Raises CheckpointError where there are checkpoints and none of them is whole."""
+    like(manifest) gives the tree that is to be loaded, as of `load`; it may raise where a checkpoint is not one to go on from.
+    A damaged one is passed over with a warning that names its file. Raises CheckpointError where none of them is whole."""
     found = steps(folder)
     for step in reversed(found):
         try:
-            allowed(manifests.read(at(folder, step)).about)
-            return step, files.load(at(folder, step), like)
+            return step, files.load(at(folder, step), like(manifests.read(at(folder, step))))
         except manifests.DamagedError as error:
             warnings.warn(f"{error}; going back to the checkpoint before", RuntimeWarning, stacklevel=2)
     if found:
