@@ -5,7 +5,6 @@ their official address into the cache. Each is checked against its SHA-256 every
 """
 
 import csv
-import gzip
 import hashlib
 import os
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jnn.data.errors import DataError, MissingDataError
+from jnn.data.readers import idx, npz
 from jnn.types import Graph
 
 FASHION_MNIST = {
@@ -39,14 +40,6 @@ PICTURES_ADDRESS = "https://raw.githubusercontent.com/scikit-image/scikit-image/
 TIME_SERIES_ADDRESS = "https://raw.githubusercontent.com/statsmodels/statsmodels/v0.15.0/statsmodels/datasets"
 
 
-class DataError(RuntimeError):
-    """A data set cannot be had, or is not what it should be. The message says what, where, and what to do."""
-
-
-class MissingDataError(DataError):
-    """A data set is neither on this machine nor to be fetched."""
-
-
 def digits():
     """-> images float32 (1797, 8, 8, 1) in [0, 1], labels int32 (1797,) in [0, 10).
 
@@ -66,7 +59,7 @@ def fashion_mnist():
     }
 
     def part(name):
-        images, labels = (_read_idx(files[f"{name}-{kind}-ubyte.gz"]) for kind in ("images-idx3", "labels-idx1"))
+        images, labels = (idx(files[f"{name}-{kind}-ubyte.gz"]) for kind in ("images-idx3", "labels-idx1"))
         return images[..., None], labels.astype(np.int32)
 
     return part("train"), part("t10k")
@@ -90,13 +83,13 @@ def cora():
     listed both ways; the topic as label (Sen et al. 2008). The split is that of 140, 500 and 1,000 papers of Yang, Cohen &
     Salakhutdinov 2016. Their files are Python pickles, which run whatever code they hold, so nothing is fetched: the same
     arrays are read from `cora/cora.npz` in the folder that JNN_DATA_DIR names, or in the cache."""
-    with np.load(_fetch("cora", "cora.npz", CORA, None)) as file:
-        paper, word = file["features_nonzero"].T
-        nodes = np.zeros((file["n_nodes"], file["n_features"]), np.float32)
-        nodes[paper, word] = 1
-        one, other = file["edges"].T
-        graph = Graph(nodes, np.concatenate([one, other]), np.concatenate([other, one]))
-        return graph, file["labels"].astype(np.int32), (file["train_idx"], file["val_idx"], file["test_idx"])
+    file = npz(_fetch("cora", "cora.npz", CORA, None))
+    paper, word = file["features_nonzero"].T
+    nodes = np.zeros((file["n_nodes"], file["n_features"]), np.float32)
+    nodes[paper, word] = 1
+    one, other = file["edges"].T
+    graph = Graph(nodes, np.concatenate([one, other]), np.concatenate([other, one]))
+    return graph, file["labels"].astype(np.int32), (file["train_idx"], file["val_idx"], file["test_idx"])
 
 
 def sunspots():
@@ -179,10 +172,3 @@ def _check(path: Path, sha256: str, remedy: str):
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
         raise DataError(f"{path} is corrupted: its SHA-256 is {found}, not {sha256}; {remedy}")
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    content = gzip.decompress(path.read_bytes())
-    axes = content[3]  # two zero bytes, the type (8: unsigned byte), the number of axes, then each length in big endian
-    shape = np.frombuffer(content, ">u4", axes, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape.astype(int))

@@ -1,0 +1,98 @@
+"""Batches without end of more examples than memory holds, read ahead while the device computes."""
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+from jnn.numbers import whole
+
+
+class Stream(NamedTuple):
+    """Made by `stream`: an iterable of batches whose iterator can tell where it is, and be set there."""
+
+    source: Any
+    batch_size: int
+    seed: int
+    shuffle: bool
+    epochs: int | None
+    workers: int
+
+    def __iter__(self):
+        return StreamIterator(self)
+
+
+def stream(
+    source, *, batch_size: int, seed: int = 0, shuffle: bool = True, epochs: int | None = None, workers: int = 0
+) -> Stream:
+    """Batches of a source (see `jnn.data.Tokens`), stacked along a new leading axis, read ahead by Grain.
+
+    batch_size: of all processes together; each reads its own part of every batch, in the order of the processes.
+    shuffle: a fresh permutation each epoch, picked by `seed`; a batch may hold the end of one epoch and the beginning of the
+        next. epochs: None for ever.
+    workers: processes that read; 0 for threads, which do where reading is from files and not computing.
+
+    A batch is a function of the seed and the step alone. So a run goes on with the very next batch from a fresh iterator, from
+    any position, and with another number of workers or of processes as well."""
+    batch_size, workers = whole("stream", "batch_size", batch_size), whole("stream", "workers", workers, least=0)
+    if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+        raise TypeError(f"stream: a source has a length and examples by number, got {type(source).__name__}")
+    if len(source) < 1:
+        raise ValueError("stream: the source is empty")
+    if batch_size % jax.process_count():
+        raise ValueError(f"stream: a batch of {batch_size} is not to be shared by {jax.process_count()} processes")
+    if epochs is not None and whole("stream", "epochs", epochs) * len(source) < batch_size:
+        raise ValueError(f"stream: {epochs} x {len(source)} examples fill no batch of {batch_size}")
+    return Stream(source, batch_size, seed, shuffle, epochs, workers)
+
+
+class StreamIterator:
+    """The batches of this process, from any position on."""
+
+    def __init__(self, stream: Stream):
+        self._stream, self._batch, self._grain = stream, 0, None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._grain is None:
+            self._grain = iter(_batches(self._stream, self._batch))
+        batch = next(self._grain)
+        self._batch += 1
+        return batch
+
+    def get_state(self) -> dict:
+        """As JSON has it."""
+        asked = self._stream
+        return {"batch": self._batch, "examples": len(asked.source), **{name: getattr(asked, name) for name in _ORDER}}
+
+    def set_state(self, state: dict) -> None:
+        """Raises ValueError for the position of a stream with other batches."""
+        own = self.get_state()
+        for name in ("examples", *_ORDER):
+            if state[name] != own[name]:
+                raise ValueError(
+                    f"stream: this is the position of another stream: its {name} was {state[name]}, here {own[name]}"
+                )
+        self._batch, self._grain = state["batch"], None
+
+
+_ORDER = ("batch_size", "seed", "shuffle")
+
+
+def _batches(stream: Stream, first: int):
+    import grain
+
+    examples = grain.MapDataset.source(stream.source)
+    if stream.shuffle:
+        examples = examples.shuffle(seed=stream.seed)
+    processes = jax.process_count()
+    # a batch of each process in turn: together they are the batches of one process
+    batches = examples.repeat(stream.epochs).batch(stream.batch_size // processes, drop_remainder=True)
+    mine = batches[first * processes + jax.process_index() :: processes]
+    threads = min(16, 4 * (os.cpu_count() or 1))
+    read = mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    if stream.workers:
+        read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=stream.workers))
+    return read
