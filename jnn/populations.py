@@ -13,13 +13,14 @@ import numpy as np
 from jnn.layers.correlations import CORRELATE
 
 
-def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
+def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None, mesh=None):
     """Every combination of trial and seed of `train(hparams, key)`, or `train(hparams, key, data)`, in one program.
 
     train: a pure function of one trial's hyperparameters and a key, to any pytree of arrays. Keep it and give the same one
         again: a new function is compiled anew. Data belong in the argument: closed over, they are copied into the program.
     hparams: a pytree of arrays with one leading axis (trials,).
     seeds: how many keys, split from `jax.random.key(seed)`; every trial sees the same ones.
+    mesh: devices (`jnn.sharding.mesh`) over which the runs are spread, each on one of them; None for one device.
 
     Returns the results of `train` with two leading axes (trials, seeds). A run that diverges does not touch the others.
     On an accelerator the runs are one, by `vmap`. On a CPU they are cut into one part for each core, run side by side, as XLA
@@ -38,6 +39,10 @@ def sweep(train: Callable, hparams, *, seeds: int, seed: int = 0, data=None):
     keys = jax.random.split(jax.random.key(seed), seeds)
     lanes = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a), seeds, axis=0), hparams), jnp.tile(keys, trials)
     shared = () if data is None else (jax.tree.map(jnp.asarray, data),)
+    if mesh is not None:
+        filled = next(chunks(lanes, -(-trials * seeds // mesh.size) * mesh.size))
+        results = jax.tree.map(lambda a: a[: trials * seeds], _over_devices(train, mesh, filled, shared))
+        return jax.tree.map(lambda a: a.reshape(trials, seeds, *a.shape[1:]), results)
 
     from jax.extend.core import get_opaque_trace_state  # takes as long to import as half of jnn
 
@@ -76,6 +81,14 @@ def over_lanes(train: Callable, lanes: tuple, shared: tuple = ()):
 
 
 _over_lanes = partial(jax.jit, static_argnums=0)(over_lanes)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _over_devices(train, mesh, lanes, shared):
+    """Each device its own part of the lanes, with nothing to say to the others."""
+    cut, whole = jax.sharding.PartitionSpec(tuple(mesh.shape)), jax.sharding.PartitionSpec()
+    own = partial(over_lanes, train)
+    return jax.shard_map(own, mesh=mesh, in_specs=(cut, whole), out_specs=cut, check_vma=False)(lanes, shared)
 
 
 # operations; where both ways took the same time on the 2 cores that they were measured on

@@ -1,0 +1,159 @@
+"""One checkpoint: what is saved comes back, bit by bit, or is refused with its file's name."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jnn import checkpoints
+from jnn.checkpoints import CheckpointError, DamagedError
+
+TREE = {
+    "params": {"dense_0": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}},
+    "key": jax.random.key(7),
+    "keys": jax.random.split(jax.random.key(1, impl="rbg"), 3),
+    "pair": (jnp.int32(4), np.arange(3, dtype=np.int64)),
+    "none": jnp.zeros((0, 3)),
+    "flag": jnp.array([True, False]),
+    "nan": jnp.array([jnp.nan, -0.0, jnp.inf]),
+}
+
+
+def numbers(leaf):
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def assert_same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert one.dtype == other.dtype
+        assert np.asarray(numbers(one)).tobytes() == np.asarray(numbers(other)).tobytes()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "one"
+    checkpoints.save(folder, TREE, {"step": 3, "note": "ä"})
+    return folder
+
+
+def test_a_tree_comes_back_bit_by_bit_with_what_was_said_about_it(saved):
+    loaded = checkpoints.load(saved, TREE)
+    assert_same_bits(loaded.tree, TREE)
+    assert loaded.about == {"step": 3, "note": "ä"}
+    assert str(loaded.report) == "  no difference"
+    assert str(jax.random.key_impl(loaded.tree["keys"])) == "rbg"
+
+
+def test_shapes_are_enough_to_load_into(saved):
+    shapes = jax.eval_shape(lambda: {**TREE, "pair": (TREE["pair"][0],)})
+    loaded = checkpoints.load(saved, shapes, partial=True)
+    assert_same_bits(loaded.tree["params"], TREE["params"])
+    assert loaded.report.missing == ["pair/1"]
+
+
+def test_without_a_form_it_is_a_nested_dict_of_numpy_arrays(saved):
+    tree = checkpoints.load(saved).tree
+    assert isinstance(tree["params"]["dense_0"]["w"], np.ndarray)
+    assert tree["pair"]["1"].dtype == np.int64
+    assert tree["none"].shape == (0, 3)
+
+
+def test_a_changed_model_is_refused_by_all_its_paths(saved):
+    changed = {**TREE, "params": {"dense_0": {"w": jnp.zeros((2, 4)), "bias": jnp.ones(3)}}, "flag": jnp.zeros(2)}
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.load(saved, changed)
+    assert str(error.value) == (
+        f"{saved} is the checkpoint of another model (partial=True loads what fits):\n"
+        "  not in the checkpoint: params/dense_0/bias (the checkpoint has params/dense_0/b)\n"
+        "  in the checkpoint alone: params/dense_0/b\n"
+        "  changed: flag: float32 (2) here, bool (2) in the checkpoint\n"
+        "  changed: params/dense_0/w: float32 (2, 4) here, float32 (2, 3) in the checkpoint"
+    )
+
+
+def test_partial_loads_what_fits_and_says_what_does_not(saved):
+    own = {"params": {"dense_0": {"w": jnp.zeros((2, 4)), "b": jnp.zeros(3, jnp.bfloat16)}}, "new": jnp.full(2, 5.0)}
+    loaded = checkpoints.load(saved, own, partial=True)
+    assert_same_bits(loaded.tree["params"]["dense_0"]["b"], TREE["params"]["dense_0"]["b"])
+    assert_same_bits(loaded.tree["new"], own["new"])
+    assert loaded.report.added == ["new"]
+    assert [line.partition(":")[0] for line in loaded.report.changed] == ["params/dense_0/w"]
+
+
+def test_what_is_missing_wants_an_array_and_not_its_shape(saved):
+    with pytest.raises(CheckpointError, match="has no new that fits, and `like` holds its shape alone"):
+        checkpoints.load(saved, {"new": jax.ShapeDtypeStruct((2,), jnp.float32)}, partial=True)
+
+
+def test_a_folder_that_is_not_empty_is_not_written_to(saved, raises):
+    with raises(CheckpointError, f"{saved} exists: a checkpoint wants a folder of its own"):
+        checkpoints.save(saved, TREE)
+
+
+def test_what_is_no_array_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="checkpoints: a/b is no array of numbers: str"):
+        checkpoints.save(tmp_path / "x", {"a": {"b": "text"}})
+
+
+def test_without_a_manifest_it_is_no_checkpoint(saved, tmp_path, raises):
+    with raises(CheckpointError, f"{tmp_path} is no complete checkpoint: it has no manifest.json"):
+        checkpoints.load(tmp_path)
+
+
+def test_every_flipped_byte_of_the_manifest_is_noticed(tmp_path):
+    checkpoints.save(tmp_path / "one", {"a": jnp.ones(2)})
+    path = tmp_path / "one" / "manifest.json"
+    text = path.read_bytes()
+    for at in range(len(text)):
+        for bit in (1, 128):
+            damaged = bytearray(text)
+            damaged[at] ^= bit
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedError, match="is damaged: its text does not have the checksum"):
+                checkpoints.verify(tmp_path / "one")
+
+
+def test_flipped_bits_of_any_file_are_noticed_and_the_file_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    checkpoints.save(tmp_path / "one", {"a": jnp.asarray(rng.normal(size=500), jnp.float32), "b": jnp.ones(2)})
+    files = [path for path in (tmp_path / "one" / "arrays").rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(files) > 3
+    for _ in range(300):
+        path = files[rng.integers(len(files))]
+        content = path.read_bytes()
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError) as error:
+            checkpoints.load(tmp_path / "one")
+        assert str(error.value) == f"{path} is damaged: its bytes do not have the checksum that manifest.json names"
+        path.write_bytes(content)
+    assert_same_bits(checkpoints.load(tmp_path / "one").tree["b"], np.ones(2, np.float32))
+
+
+def test_a_file_that_is_missing_or_cut_off_is_named(tmp_path):
+    checkpoints.save(tmp_path / "one", {"a": jnp.ones(2)})
+    path = tmp_path / "one" / "arrays" / "_METADATA"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(DamagedError, match=f"{path} is damaged: it has {len(content) - 1} bytes and had {len(content)}"):
+        checkpoints.load(tmp_path / "one")
+    path.unlink()
+    with pytest.raises(DamagedError, match=f"{path} is missing"):
+        checkpoints.load(tmp_path / "one")
+
+
+def test_the_manifest_is_plain_json_behind_its_first_line(saved):
+    head, body = (saved / "manifest.json").read_text().split("\n", 1)
+    assert head.startswith("jnn checkpoint 1 sha256 ")
+    said = json.loads(body)
+    assert said["arrays"]["params/dense_0/w"] == {"shape": [2, 3], "dtype": "float32"}
+    assert said["arrays"]["key"] == {"shape": [2], "dtype": "uint32", "key": str(jax.random.key_impl(TREE["key"]))}
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(saved):
+    for path in saved.rglob("*"):
+        assert not path.is_file() or not path.read_bytes().startswith(b"\x80\x04")
