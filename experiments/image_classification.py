@@ -157,10 +157,10 @@ def described(results, names) -> str:
     return (
         f"The {first} has the highest mean accuracy on Fashion-MNIST's test pictures{ahead}, and augmentation {helps} the cnn: "
         + "; ".join(f"{name} {Interval.of(of):.2f %}" for name, of in tested.items())
-        + f" (mean and 95 % interval, seeds: {len(plain)}), {results['cnn']['chosen']}. Augmentation changed the cnn's "
-        f"accuracy on the examples held out by {gain:+.2f} points, at equal steps and at a learning rate that was chosen without "
-        f"it (one seed, 500 steps){''.join(f'; the rate of the {name} lies at an end of the grid' for name in at_end)}. The cnn's most "
-        f"frequent mistake is a {CLASSES[true]} taken for a {CLASSES[said]} ({share:.0f} % of them). In its three blocks "
+        + f" (mean, 95 % interval; seeds: {len(plain)}), {results['cnn']['chosen']}. Augmentation changed the cnn's accuracy "
+        f"on the examples held out by {gain:+.2f} points, at equal steps and at a learning rate that was chosen without it "
+        f"(one seed, 500 steps){''.join(f'; the rate of the {name} lies at an end of the grid' for name in at_end)}. The cnn's "
+        f"most frequent mistake is a {CLASSES[true]} taken for a {CLASSES[said]} ({share:.0f} % of them). In its three blocks "
         f"training changed the mean size of the correlation of two feature maps from {change['correlation']}, their mean "
         f"variance from {change['variance']}, and the share of zeros from {change['zeros']} (one network)."
     )
