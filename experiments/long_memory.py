@@ -125,7 +125,8 @@ def described(results, seeds: int, steps: int) -> str:
         f"Of the lengths tried, all {seeds} runs stay below half of guessing's error up to (steps): "
         + "; ".join(f"{name} {called(farthest(name, results[name]))}" for name in TASKS)
         + f"; back over {norms['after']['rnn'].shape[1] - 1} steps of the adding problem the norm of the gradient by the "
-        + f"state keeps at least a tenth in so many of {seeds} trained networks: {called({n: sum(after[n] > -1) for n in NAMES})}. "
+        + f"state keeps at least a tenth in so many of {seeds} networks after training: "
+        + f"{called({n: sum(after[n] > -1) for n in NAMES})}. "
         + f"Medians and ranges of {seeds} seeds, {steps} steps of training. "
         + "".join(scored(name, results[name]) for name in TASKS)
         + "Powers of ten by which it changes there: before training (median and range) "
