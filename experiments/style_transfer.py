@@ -12,8 +12,8 @@ the best of three learning rates.
 a small network of the same form, trained here on Fashion-MNIST, each picture in two random colours: from grey ones it would
 learn nothing of colour. NAME: a picture of `jnn.data.picture`, or a file.
 
-Expected: L-BFGS ends well below Adam, the cat in the blues of the night (to be recorded; with --quick 0.24 against 0.51). Five
-minutes on 2 cores, --quick 20 seconds; with VGG-19 a quarter of an hour.
+Expected: the loss goes from 15 to 0.058 by L-BFGS and to 0.090 by Adam, whose end L-BFGS passes after a fifth of the gradients;
+the cat in the blues of the night. Eight minutes on one core, --quick 20 seconds; with VGG-19 a quarter of an hour on two.
 """
 
 import sys

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import jnn
@@ -112,6 +113,10 @@ def animation(out, found, frames: int):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    # a palette of its own, as a chosen one takes two lines for one colour: each colour in steps to white, and greys
+    pure = np.array([to_rgb(color) for color in (*jnn.plots.COLORS, "black")])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.rint(255 * (1 - np.linspace(0, 1, 12)[:, None, None] * (1 - pure))).astype(np.uint8).tobytes())
     pictures, shown = [], np.unique(np.rint(np.geomspace(1, STEPS, frames)).astype(int)) - 1
     with jnn.plots.style({"figure.constrained_layout.use": False}):
         figure = Figure(figsize=(8, 3), dpi=100)
@@ -130,6 +135,6 @@ def animation(out, found, frames: int):
             counter.set_text(f"step {step}")
             canvas.draw()
             frame = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-            pictures.append(frame.quantize(64, dither=Image.Dither.NONE))
+            pictures.append(frame.quantize(palette=palette, dither=Image.Dither.NONE))
     durations = [80] * (len(pictures) - 1) + [2000]  # milliseconds
     pictures[0].save(out / "paths.gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True)

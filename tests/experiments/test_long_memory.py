@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import long_memory
+from experiments import long_memory, recurrences
 from experiments.recall import LETTERS, SYMBOLS, TASKS, adding, copying
 
 pytestmark = pytest.mark.slow
@@ -44,12 +44,12 @@ def test_letters_come_first_and_are_asked_for_after_the_delay(key):
 def test_the_gradient_by_the_state_is_that_of_the_chain_rule(key):
     task = TASKS["adding"]
     inputs, targets = adding(key, 3, 6)
-    params, _ = long_memory.network(task, "rnn").init(key, inputs)
+    params, _ = recurrences.network(task, "rnn").init(key, inputs)
     p = jax.tree.map(lambda a: np.asarray(a, float), params)
     cell, head = p["cell"], p["head"]
     expected = []
     for x, target in zip(np.asarray(inputs, float), np.asarray(targets, float)[:, 0, 0], strict=True):
-        states = [np.zeros(long_memory.WIDTH)]
+        states = [np.zeros(recurrences.WIDTH)]
         for x_t in x:
             states.append(np.tanh(x_t @ cell["wx"] + states[-1] @ cell["wh"] + cell["b"]))
         back = 2 * (states[-1] @ head["w"] + head["b"] - target) * head["w"][:, 0]
@@ -59,7 +59,7 @@ def test_the_gradient_by_the_state_is_that_of_the_chain_rule(key):
             norms.append(np.linalg.norm(back))
         expected.append(norms[::-1])
     np.testing.assert_allclose(
-        long_memory.state_gradients(task, "rnn", params, inputs, targets), np.mean(expected, 0), rtol=1e-4
+        recurrences.state_gradients(task, "rnn", params, inputs, targets), np.mean(expected, 0), rtol=1e-4
     )
 
 
@@ -67,8 +67,8 @@ def test_the_gradient_by_the_state_is_that_of_the_chain_rule(key):
 def test_the_gradient_by_the_whole_state_is_that_of_the_rest_of_the_sequence(cell, key):
     task = TASKS["copying"]
     inputs, targets = copying(key, 2, 3)
-    params, _ = long_memory.network(task, cell).init(key, inputs)
-    twin = long_memory.network(task, cell, stateful=True)
+    params, _ = recurrences.network(task, cell).init(key, inputs)
+    twin = recurrences.network(task, cell, stateful=True)
     _, state = twin.init(key, inputs)
     _, state = twin.apply(params, state, inputs[:, :4])
 
@@ -77,5 +77,5 @@ def test_the_gradient_by_the_whole_state_is_that_of_the_rest_of_the_sequence(cel
         return jnp.sum(task.loss(outputs[:, -1], targets[:, -1]))
 
     squares = sum(np.sum(np.asarray(g) ** 2, -1) for g in jax.tree.leaves(jax.grad(rest)(state)))
-    norms = long_memory.state_gradients(task, cell, params, inputs, targets)
+    norms = recurrences.state_gradients(task, cell, params, inputs, targets)
     np.testing.assert_allclose(norms[4], np.mean(np.sqrt(squares)), rtol=1e-4)
