@@ -17,13 +17,21 @@ class Stream(NamedTuple):
     shuffle: bool
     epochs: int | None
     workers: int
+    sharding: Any  # of a batch
 
     def __iter__(self):
         return StreamIterator(self)
 
 
 def stream(
-    source, *, batch_size: int, seed: int = 0, shuffle: bool = True, epochs: int | None = None, workers: int = 0
+    source,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    epochs: int | None = None,
+    workers: int = 0,
+    sharding=None,
 ) -> Stream:
     """Batches of a source (see `jnn.data.Tokens`), stacked along a new leading axis, read ahead by Grain.
 
@@ -31,6 +39,7 @@ def stream(
     shuffle: a fresh permutation each epoch, picked by `seed`; a batch may hold the end of one epoch and the beginning of the
         next. epochs: None for ever.
     workers: processes that read; 0 for threads, which do where reading is from files and not computing.
+    sharding: a NamedSharding of a batch, as on a mesh of several processes, where each puts its part on its own devices.
 
     A batch is a function of the seed and the step alone. So a run goes on with the very next batch from a fresh iterator, from
     any position, and with another number of workers or of processes as well."""
@@ -43,7 +52,7 @@ def stream(
         raise ValueError(f"stream: a batch of {batch_size} is not to be shared by {jax.process_count()} processes")
     if epochs is not None and whole("stream", "epochs", epochs) * len(source) < batch_size:
         raise ValueError(f"stream: {epochs} x {len(source)} examples fill no batch of {batch_size}")
-    return Stream(source, batch_size, seed, shuffle, epochs, workers)
+    return Stream(source, batch_size, seed, shuffle, epochs, workers, sharding)
 
 
 class StreamIterator:

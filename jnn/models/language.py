@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from jnn.activations import gelu
+from jnn import combinators
 from jnn.combinators import repeat, residual, serial
 from jnn.compositions import compose
 from jnn.errors import LayerError
@@ -56,6 +57,7 @@ def gpt(
     rate=None,
     cache: bool = False,
     logits: bool = True,
+    remat: bool = False,
 ) -> Layer:
     """(..., time) integers -> (..., time, vocabulary):  a decoder-only transformer as GPT-2 (Radford et al. 2019): layer norm
     before attention and before the two dense layers of 4 * width, GELU, embeddings tied to the head.
@@ -67,6 +69,8 @@ def gpt(
         its state, and takes the tokens that come next.
     logits: False returns what `losses.linear_cross_entropy` makes the loss of, the pair of (..., time, width) and
         (width, vocabulary) whose product the logits are, for vocabularies whose logits fill the memory.
+    remat: True keeps of each block its input alone for the gradient, and computes the rest again: less memory, a third more
+        time.
     Parameters: `embed`, `positions` (learned), `repeat` (all blocks, stacked), `norm`. GPT-2 "124M",
     `gpt(50257, 1024, layers=12, width=768, heads=12)`, has 124,439,808.
     """
@@ -98,7 +102,7 @@ def gpt(
         children["positions"] = learned_positions(length, cache=cache_length)
     children |= drop()
     block = serial(attend=residual(attend), think=residual(think))
-    children |= {"repeat": repeat(block, layers), "norm": layer_norm()}
+    children |= {"repeat": repeat(combinators.remat(block) if remat else block, layers), "norm": layer_norm()}
 
     def forward(net, tokens):
         if tokens.shape[-1] > length:  # with rotary positions nothing else would say so
