@@ -1,0 +1,6 @@
+"""Long runs: compiled segments with progress, evaluation, checkpoints and a way back between them."""
+
+from jnn.runs.loop import DivergedError, Run, run
+from jnn.runs.watching import Report, tensorboard
+
+__all__ = ["DivergedError", "Report", "Run", "run", "tensorboard"]

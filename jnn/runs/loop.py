@@ -1,0 +1,275 @@
+"""A training run in compiled segments, with what happens between them."""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jnn import checkpoints
+from jnn.checkpoints import Checkpoints
+from jnn.checkpoints.series import Writer
+from jnn.numbers import whole
+from jnn.runs import segments
+from jnn.runs.record import Record, like, require_same
+from jnn.runs.signals import Requests
+from jnn.runs.sources import Held, Streamed
+from jnn.runs.watching import Apart, Display, Lines, Report
+from jnn.types import Training, TrainState
+
+MINUTE = 60.0
+
+
+class Run(NamedTuple):
+    """The end of a run."""
+
+    train_state: TrainState
+    history: dict[str, Any]  # as of `jnn.fit`, in numpy arrays
+    best: TrainState | None  # of the best evaluation, where `patience` or the checkpoints' `best` asks for it
+    skipped: np.ndarray  # the steps that were skipped
+
+
+class DivergedError(RuntimeError):
+    """A loss that is not finite, or above the limit."""
+
+    def __init__(self, message: str, step: int, path: str, folder: Path | None):
+        super().__init__(message)
+        self.step, self.path, self.folder = step, path, folder
+
+
+class Plan(NamedTuple):
+    """What a run is to do."""
+
+    training: Training
+    steps: int
+    segment: int
+    kept: Checkpoints | None
+    eval_data: Any
+    spacing: int  # steps between evaluations; 0 for none
+    metric: str  # by which an evaluation is the best
+    largest: bool
+    patience: int | None
+    limit: float
+    about: dict[str, Any]  # what must be the same for a run to go on
+    begin: Callable[[], TrainState]
+
+    def lengths(self, step: int) -> Iterator[int]:
+        """Of the segments from here on: they end where an evaluation or a checkpoint is due."""
+        while step < self.steps:
+            length = min(self.segment, self.steps - step)
+            for every in (self.spacing, self.kept.every if self.kept else None):
+                length = min(length, every - step % every) if every else length
+            yield length
+            step += length
+
+
+class Live:
+    """A run that is under way."""
+
+    def __init__(self, plan: Plan, source: Held | Streamed, writer: Writer | None):
+        self.plan, self._source, self._writer = plan, source, writer
+        self.record, self._best = Record(), None
+        self.train_state, position = self._resumed() or (plan.begin(), None)
+        self.step = int(self.train_state.step)
+        self._saved = time.monotonic()
+        source.start(self.step, position, plan.lengths(self.step))
+        self._safe = None if writer else self._snapshot()
+
+    def _resumed(self):
+        """-> TrainState and position of the newest whole checkpoint, and its record; None where there is none."""
+        if self._writer is None:
+            return None
+
+        def asked(manifest):
+            require_same(manifest, self.plan.about, self._writer.kept.folder)
+            return like(manifest, self.plan.begin())  # arrays and not shapes: they know on which devices they lie
+
+        found = checkpoints.latest(self._writer.kept.folder, asked)
+        if found is None:
+            return None
+        self.record = Record()
+        for name, values in found[1].tree.items():
+            if name != "train_state":
+                self.record.add(name, values)
+        return found[1].tree["train_state"], found[1].about["position"]
+
+    def _snapshot(self):
+        return jax.device_get(self.train_state), self._source.position()
+
+    def advance(self, length: int) -> Report:
+        """One segment, and the evaluation that is due after it."""
+        began, waited = time.perf_counter(), self._source.waited
+        self.train_state, metrics, good = self._source.advance(self.train_state, length)
+        metrics, good = jax.tree.map(lambda a: a[:length], jax.device_get((metrics, good)))
+        if not good.all() and not self._source.skip:
+            raise self._diverged(int(np.argmin(good)), metrics["loss"])
+        self.record.add("skipped", np.flatnonzero(~good) + self.step)
+        self.record.add("steps", metrics)
+        self.step += length
+        evaluation = {}
+        if self.plan.spacing and self.step % self.plan.spacing == 0:
+            evaluation = jax.device_get(segments.evaluate(self.plan.training, self.train_state, self.plan.eval_data))
+            self.record.add("eval", jax.tree.map(lambda a: np.asarray(a)[None], evaluation))
+        seconds = time.perf_counter() - began
+        rates = {"steps": length / seconds, **{name: n * length / seconds for name, n in self._source.sizes().items()}}
+        waiting = (self._source.waited - waited) / seconds
+        return Report(self.step, self.plan.steps, metrics, evaluation, seconds, rates, waiting)
+
+    def keep(self, now: bool) -> None:
+        """Saves a checkpoint where one is due, or `now`, and then waits until it is on the disk."""
+        plan = self.plan
+        evaluated = plan.spacing and self.step % plan.spacing == 0
+        improved = evaluated and self._since_best() == 0
+        late = time.monotonic() - self._saved >= MINUTE
+        if self._writer is None:
+            if improved and plan.patience is not None:
+                self._best = jax.device_get(self.train_state)
+            if late:
+                self._safe, self._saved = self._snapshot(), time.monotonic()
+            return
+        kept = self._writer.kept
+        due = self.step % kept.every == 0 if kept.every else late
+        if now or due or (improved and kept.best is not None) or self.step == plan.steps:
+            value = {plan.metric: float(self.record.of_evaluations(plan.metric)[-1])} if evaluated else {}
+            said = {"run": plan.about, "metrics": value, "position": self._source.position()}
+            self._writer.save(self.step, {"train_state": self.train_state, **self.record.tree()}, said)
+            self._saved = time.monotonic()
+        if now:
+            self._writer.wait()
+
+    def _since_best(self) -> int:
+        """Evaluations since the best one."""
+        values = self.record.of_evaluations(self.plan.metric)
+        return len(values) - 1 - self.record.best(self.plan.metric, self.plan.largest)
+
+    def enough(self) -> bool:
+        patience = self.plan.patience
+        return patience is not None and self.record.whole("eval") is not None and self._since_best() >= patience
+
+    def ended(self) -> Run:
+        if self._writer is not None:
+            self.keep(now=True)
+            if self._writer.kept.best is not None and self.plan.spacing:
+                at_step = self.plan.spacing * (self.record.best(self.plan.metric, self.plan.largest) + 1)
+                folder = checkpoints.at(self._writer.kept.folder, at_step)
+                self._best = checkpoints.load(folder, like(checkpoints.verify(folder), self.train_state)).tree["train_state"]
+        skipped = self.record.whole("skipped")
+        return Run(self.train_state, self.record.history(), self._best, np.zeros(0, int) if skipped is None else skipped)
+
+    def _diverged(self, behind: int, losses) -> DivergedError:
+        """Takes the steps from the last safe state to the bad one again, which are the same, to look at what was bad."""
+        bad, loss = self.step + behind, float(losses[behind])
+        if self._writer is not None:
+            self._writer.wait()
+        self.train_state, position = (self._resumed() or (self.plan.begin(), None)) if self._writer else self._safe
+        step = int(self.train_state.step)
+        self._source.start(step, position, self.plan._replace(steps=bad, spacing=0).lengths(step))
+        for length in self.plan._replace(steps=bad, spacing=0).lengths(step):
+            self.train_state, *_ = self._source.advance(self.train_state, length)
+        path = segments.first_bad(self.plan.training, self.train_state, self._source.batch_at(bad))
+        folder = None
+        if self._writer is not None:
+            folder = Path(self._writer.kept.folder) / "diverged" / f"{bad:09d}"
+            if not folder.exists():
+                checkpoints.save(folder, {"train_state": self.train_state}, {"loss": str(loss), "path": path})
+        cause = f"the first array that is not finite is {path}" if path else f"above the limit of {self.plan.limit:g}"
+        where = f"; the state before that step is in {folder}" if folder else ""
+        return DivergedError(f"run: the loss of step {bad} is {loss:g}: {cause}{where}", bad, path, folder)
+
+
+def run(
+    training: Training,
+    data,
+    *,
+    key,
+    steps: int,
+    batch_size: int | None = None,
+    start: TrainState | None = None,
+    eval_data=None,
+    eval_every: int | None = None,
+    patience: int | None = None,
+    segment: int = 100,
+    checkpoint: Checkpoints | str | os.PathLike | None = None,
+    diverged: str = "stop",
+    limit: float = math.inf,
+    hooks: tuple[Callable[[Report], Any], ...] = (),
+    progress: bool = True,
+) -> Run:
+    """`jnn.fit` for hours and days: the same steps in segments, each one compiled program, and between them progress, reports,
+    checkpoints. The parameters and the history are those of `fit`, bit for bit on the same device and versions, whatever the
+    length of a segment and however often the run was stopped and went on.
+
+    data: a pytree of arrays, of which a batch is a function of key and step; or an iterable of batches, as of
+        `jnn.data.stream` or Grain's, whose position goes into the checkpoints.
+    checkpoint: a folder, or `jnn.Checkpoints(folder, every=..., keep=..., best=...)`. The same call again goes on from the
+        newest whole checkpoint in it; of a run that had ended it returns what that returned. `log.jsonl` has a line a segment.
+    segment: steps between two looks: a signal, a checkpoint, a report wait for the end of a segment.
+    eval_data: evaluated whole, with train=False, after every `eval_every` steps (default: once, at the end).
+    patience: stop when so many evaluations in a row brought nothing better; `Run.best` is the state of the best one.
+    diverged: what to do where a loss is not finite, or above `limit`. "stop": raise DivergedError, which names the step and
+        the first array that is not finite; the state before that step is saved in `folder/diverged`. "skip": leave out each
+        step whose loss or parameters are not finite; `Run.skipped` lists them.
+    hooks: functions that are given each `Report`, in a thread of their own: what hangs or fails costs no step.
+
+    On SIGTERM the segment is finished, a checkpoint written and SystemExit(0) raised; on Ctrl-C likewise KeyboardInterrupt,
+    and a second one quits at once. Raises what `fit` raises; CheckpointError for checkpoints of another run or model and for a
+    save that failed; DivergedError.
+    """
+    steps, segment = whole("run", "steps", steps, least=0), whole("run", "segment", segment)
+    if diverged not in ("stop", "skip"):
+        raise ValueError(f"run: diverged is 'stop' or 'skip', got {diverged!r}")
+    if eval_data is None and (eval_every is not None or patience is not None):
+        raise ValueError("run: eval_every and patience want eval_data")
+    training = Training(*training)
+    kept = Checkpoints(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
+    metric, largest = (kept.best or "eval/loss", kept.largest) if kept else ("eval/loss", False)
+    if kept is not None and patience is not None:
+        kept = kept._replace(best=metric)
+    spacing = 0 if eval_data is None else whole("run", "eval_every", steps if eval_every is None else eval_every)
+    options = {"rows": segment, "limit": limit, "skip": diverged == "skip"}
+    if all(isinstance(leaf, np.ndarray | np.generic | jax.Array | float | int) for leaf in jax.tree.leaves(data)):
+        source = Held(training, data, key=key, batch_size=batch_size, **options)
+    elif batch_size is not None:
+        raise ValueError("run: a stream has batches already: leave batch_size out")
+    else:
+        source = Streamed(training, data, **options)
+    about = {
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "eval_every": spacing,
+        "diverged": diverged,
+        "limit": str(limit),
+        **source.about(),
+    }
+
+    def begin() -> TrainState:
+        # copies of `start`: the segments give their buffers up, and these are the caller's
+        return jax.tree.map(jnp.copy, start) if start is not None else source.begun(training, key)
+
+    plan = Plan(training, steps, segment, kept, eval_data, spacing, metric, largest, patience, limit, about, begin)
+    with ExitStack() as stack:
+        stack.enter_context(closing(source))
+        requests = stack.enter_context(Requests())
+        live = Live(plan, source, stack.enter_context(closing(Writer(kept))) if kept else None)
+        watchers = [Lines(Path(kept.folder) / "log.jsonl", live.step)] if kept else []
+        watchers += [Display(live.step, steps)] if progress else []
+        watchers += [Apart(hooks)] if hooks else []
+        for watcher in watchers:
+            stack.enter_context(closing(watcher))
+        for length in plan.lengths(live.step):
+            if live.enough():
+                break
+            report = live.advance(length)
+            for watch in watchers:
+                watch(report)
+            noted = requests.noted()
+            live.keep(now=noted is not None)
+            if noted is not None:
+                raise SystemExit(0) if noted == signal.SIGTERM else KeyboardInterrupt
+        return live.ended()

@@ -1,0 +1,68 @@
+"""What a run has done so far, in a form that a checkpoint keeps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jnn import tree as trees
+from jnn.checkpoints import CheckpointError, Manifest
+
+
+class Record:
+    """The history of a run: metrics of each step, evaluations, the steps that were skipped."""
+
+    def __init__(self):
+        self.parts: dict[str, list] = {"steps": [], "eval": [], "skipped": []}
+
+    def add(self, name: str, values) -> None:
+        """values: a pytree of arrays with a leading axis: of steps, of evaluations."""
+        self.parts[name].append(jax.tree.map(np.asarray, values))
+
+    def whole(self, name: str):
+        """All that was added, as one; None where nothing was."""
+        if not self.parts[name]:
+            return None
+        if len(self.parts[name]) > 1:
+            self.parts[name] = [jax.tree.map(lambda *pieces: np.concatenate(pieces), *self.parts[name])]
+        return self.parts[name][0]
+
+    def tree(self) -> dict[str, Any]:
+        return {name: found for name in self.parts if (found := self.whole(name)) is not None}
+
+    def history(self) -> dict[str, Any]:
+        """As `jnn.fit` gives it."""
+        evaluations = self.whole("eval")
+        return {**(self.whole("steps") or {}), **({} if evaluations is None else {"eval": evaluations})}
+
+    def best(self, name: str, largest: bool) -> int:
+        """The evaluation with the best `name`, "eval/loss"; of equal ones the first."""
+        values = self.of_evaluations(name)
+        values = np.where(np.isnan(values), -np.inf if largest else np.inf, values)
+        return int(np.argmax(values) if largest else np.argmin(values))
+
+    def of_evaluations(self, name: str) -> np.ndarray:
+        found = {f"eval/{path}": values for path, values in trees.flatten(self.whole("eval")).items()}
+        if name not in found:
+            raise ValueError(f"run: there is no metric {name!r}; evaluations have {', '.join(found)}")
+        return found[name]
+
+
+def like(manifest: Manifest, train_state) -> dict[str, Any]:
+    """What to load: a train_state of this form, and whatever of a record is there."""
+    there: Mapping[str, dict] = manifest.arrays
+    record = {path: entry for path, entry in there.items() if not path.startswith("train_state/")}
+    arrays = {path: np.empty(entry["shape"], jax.numpy.dtype(entry["dtype"])) for path, entry in record.items()}
+    return {"train_state": train_state, **trees.unflatten(arrays)}
+
+
+def require_same(manifest: Manifest, about: Mapping[str, Any], folder) -> None:
+    """Raises CheckpointError where a checkpoint is that of a run with other arguments."""
+    there = manifest.about["run"]
+    for name, value in about.items():
+        if there.get(name) != value:
+            raise CheckpointError(
+                f"run: the checkpoints in {folder} are of another run: its {name} was {there.get(name)}, here it is {value}; "
+                "give another folder, or the same arguments to go on"
+            )

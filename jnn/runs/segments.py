@@ -1,0 +1,91 @@
+"""Some hundred steps in one compiled program."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jnn import tree
+from jnn.data.orders import batch_order
+from jnn.trainings import count_examples, take_within
+from jnn.types import Training, TrainState
+
+
+@partial(jax.jit, static_argnames=("training", "rows", "batch_size", "skip"), donate_argnames="train_state")
+def advance(training: Training, data, key, train_state, limit, steps=None, *, rows: int, batch_size: int | None, skip: bool):
+    """-> TrainState, metrics (rows,) and whether each step was good (rows,): its loss finite and not above the limit.
+
+    On arrays held in memory, on the batches that `jnn.fit` with this key takes. steps: fewer than `rows`, all of them by
+    default; a number that is traced, so that a run needs two programs, whatever the lengths of its segments.
+    skip: a step that is not good changes nothing but the count of steps; its parameters and state must be finite as well.
+    """
+    order = _order(data, key, train_state.step, rows, batch_size)
+    batch = (lambda i: data) if order is None else (lambda i: take_within(data, order[i]))
+    return _repeated(training, limit, skip, batch, train_state, rows, steps)
+
+
+@partial(jax.jit, static_argnames=("training", "skip"), donate_argnames="train_state")
+def advance_on(training: Training, batches, train_state, limit, steps=None, *, skip: bool):
+    """`advance`, on batches with a leading axis (rows,)."""
+    rows = count_examples(batches, "run")
+    return _repeated(training, limit, skip, lambda i: jax.tree.map(lambda a: a[i], batches), train_state, rows, steps)
+
+
+def _repeated(training, limit, skip, batch, train_state, rows, steps):
+    step = partial(_step, training, limit, skip)
+    if steps is None:  # a count known beforehand spares an accelerator to ask after each step whether there is another
+        train_state, seen = jax.lax.scan(lambda state, i: step(state, batch(i)), train_state, jnp.arange(rows))
+        return train_state, *seen
+    shapes = jax.eval_shape(lambda state: step(state, batch(0))[1], train_state)
+    seen = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), shapes)
+
+    def body(i, both):
+        train_state, seen = both
+        train_state, one = step(train_state, batch(i))
+        return train_state, jax.tree.map(lambda all, value: all.at[i].set(value), seen, one)
+
+    train_state, seen = jax.lax.fori_loop(0, steps, body, (train_state, seen))
+    return train_state, *seen
+
+
+def _step(training, limit, skip, before, batch):
+    after, metrics = training.step(before, batch)
+    good = jnp.isfinite(metrics["loss"]) & (metrics["loss"] <= limit)
+    if skip:
+        # as one operation with the choice, the update would round otherwise
+        after = jax.lax.optimization_barrier(after)
+        floats = [a for a in jax.tree.leaves((after.params, after.state)) if jnp.issubdtype(a.dtype, jnp.inexact)]
+        good &= jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in floats]))
+        after = jax.tree.map(partial(jnp.where, good), after, before._replace(step=after.step))
+    return after, (metrics, good)
+
+
+@partial(jax.jit, static_argnames="training")
+def evaluate(training: Training, train_state: TrainState, data) -> dict:
+    return training.step(train_state, data, train=False)[1]
+
+
+@partial(jax.jit, static_argnames="batch_size")
+def batch_at(data, key, step, *, batch_size: int | None):
+    """What the step `step` is given."""
+    order = _order(data, key, step, 1, batch_size)
+    return data if order is None else take_within(data, order[0])
+
+
+def _order(data, key, first_step, steps, batch_size):
+    if batch_size is None:
+        return None
+    _, order_key = jax.random.split(key)
+    return batch_order(order_key, first_step, steps, count_examples(data, "run"), batch_size)
+
+
+def first_bad(training: Training, train_state: TrainState, batch) -> str:
+    """The path of the first array that is not finite, in the order in which a step meets them: the batch, the parameters, the
+    state, the optimizer's state, the metrics, the parameters after the step. "" where all are finite."""
+    after, metrics = training.step(train_state, batch)
+    met = {"batch": batch, **train_state._asdict(), "metrics": metrics, "after the step": after.params}
+    for name, part in met.items():
+        for path, leaf in tree.flatten(part).items():
+            if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact) and not bool(jnp.all(jnp.isfinite(leaf))):
+                return f"{name}/{path}" if path else name
+    return ""

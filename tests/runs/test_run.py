@@ -1,0 +1,243 @@
+"""`jnn.run` computes what `jnn.fit` computes, bit by bit, however it is cut, stopped and taken up again."""
+
+import json
+import os
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jnn
+from jnn import checkpoints
+from jnn.checkpoints import CheckpointError, Checkpoints
+from jnn.runs import DivergedError, run
+
+rng = np.random.default_rng(0)
+DATA = rng.normal(size=(64, 6)).astype(np.float32), rng.integers(0, 3, 64).astype(np.int32)
+EVAL = DATA[0][:20], DATA[1][:20]
+MODEL = jnn.serial(jnn.dense(8), jnn.activations.relu, jnn.batch_norm(), jnn.dropout(0.2), jnn.dense(3))
+OBJECTIVE = jnn.supervised(MODEL, jnn.losses.softmax_cross_entropy, metrics={"accuracy": jnn.metrics.accuracy})
+OPTIMIZERS = {
+    "sgd": jnn.optim.sgd(0.1),
+    "momentum": jnn.optim.momentum(0.1),
+    "nesterov": jnn.optim.nesterov(0.1),
+    "adagrad": jnn.optim.adagrad(0.1),
+    "rmsprop": jnn.optim.rmsprop(0.01),
+    "adam": jnn.optim.adam(jnn.schedules.cosine(0.01, 23)),
+    "adamw": jnn.optim.adamw(0.01),
+    "lion": jnn.optim.lion(0.001),
+    "muon": jnn.optim.muon(0.01),
+    "delta_bar_delta": jnn.optim.delta_bar_delta(0.01),
+    "clipped": jnn.optim.chain(jnn.optim.clip_by_global_norm(0.1), jnn.optim.ema_params(0.9), jnn.optim.adam(0.01)),
+    "optax.noisy_sgd": optax.noisy_sgd(0.01, key=jax.random.key(0)),
+    "optax.lamb": optax.lamb(0.01),
+}
+KEY, STEPS, BATCH = jax.random.key(3), 23, 8
+ADAM = jnn.training(OBJECTIVE, OPTIMIZERS["adam"])
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        one, other = (jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in (one, other))
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def going(training=ADAM, data=DATA, **options):
+    return run(training, data, **{"key": KEY, "steps": STEPS, "batch_size": BATCH, "progress": False, **options})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return jnn.fit(ADAM, DATA, key=KEY, steps=STEPS, batch_size=BATCH, eval_data=EVAL, eval_every=5)
+
+
+def assert_fits(found, fitted):
+    assert_same(found.train_state, fitted.train_state)
+    assert_same(found.history, jax.tree.map(np.asarray, fitted.history))
+
+
+@pytest.mark.parametrize("segment", [1, 7, 23, 100])
+def test_the_length_of_a_segment_changes_nothing(fitted, segment):
+    assert_fits(going(segment=segment, eval_data=EVAL, eval_every=5), fitted)
+
+
+def test_the_full_batch_and_a_start_are_those_of_fit(fitted):
+    whole = jnn.fit(ADAM, DATA, key=KEY, steps=5)
+    assert_fits(going(steps=5, batch_size=None), whole)
+    more = jnn.fit(ADAM, DATA, key=KEY, steps=6, batch_size=BATCH, start=whole.train_state)
+    assert_fits(going(steps=11, segment=4, start=whole.train_state), more)
+    jax.block_until_ready(whole.train_state.params)  # still there: `run` gives its own copies up
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_that_is_stopped_anywhere_and_goes_on_ends_the_same(name, tmp_path):
+    training = jnn.training(OBJECTIVE, OPTIMIZERS[name])
+    whole = jnn.fit(training, DATA, key=KEY, steps=6, batch_size=BATCH)
+    for stop in range(1, 6):
+        going(training, steps=stop, segment=3, checkpoint=tmp_path / str(stop))
+        assert_fits(going(training, steps=6, segment=3, checkpoint=tmp_path / str(stop)), whole)
+
+
+def test_what_had_ended_is_given_back(fitted, tmp_path):
+    options = {"checkpoint": Checkpoints(tmp_path, every=4, best="eval/loss"), "eval_data": EVAL, "eval_every": 5}
+    first, again = going(**options), going(**options)
+    assert_fits(first, fitted)
+    assert_fits(again, fitted)
+    assert_same(first.best, again.best)
+
+
+def test_the_best_is_that_of_the_least_evaluation(fitted, tmp_path):
+    best = going(checkpoint=Checkpoints(tmp_path, keep=1, best="eval/loss"), eval_data=EVAL, eval_every=5).best
+    at = 5 * (int(np.argmin(fitted.history["eval"]["loss"])) + 1)
+    assert_same(best, jnn.fit(ADAM, DATA, key=KEY, steps=at, batch_size=BATCH).train_state)
+
+
+def test_patience_stops_and_gives_the_best_with_and_without_checkpoints(tmp_path):
+    training = jnn.training(OBJECTIVE, jnn.optim.sgd(1.0))
+    options = {"steps": 400, "eval_data": EVAL, "eval_every": 2, "patience": 3, "segment": 10}
+    plain, kept = going(training, **options), going(training, checkpoint=tmp_path, **options)
+    losses = plain.history["eval"]["loss"]
+    assert len(losses) < 200
+    assert len(losses) - 1 - int(np.argmin(losses)) == 3
+    assert int(plain.best.step) == 2 * (int(np.argmin(losses)) + 1)
+    assert_same(plain.best, kept.best)
+    assert_same(going(training, checkpoint=tmp_path, **options).train_state, plain.train_state)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "was", "now"),
+    [
+        ({"batch_size": 4}, "batch_size", 8, 4),
+        ({"key": jax.random.key(4)}, "key", [0, 3], [0, 4]),
+        ({"limit": 9.0}, "limit", "inf", "9.0"),
+    ],
+)
+def test_checkpoints_of_another_run_are_refused(tmp_path, raises, changed, name, was, now):
+    going(steps=2, checkpoint=tmp_path)
+    with raises(
+        CheckpointError,
+        f"run: the checkpoints in {tmp_path} are of another run: its {name} was {was}, here it is {now}; "
+        "give another folder, or the same arguments to go on",
+    ):
+        going(steps=4, checkpoint=tmp_path, **changed)
+
+
+def test_checkpoints_of_another_model_are_refused_by_paths(tmp_path):
+    going(steps=2, checkpoint=tmp_path)
+    other = jnn.supervised(jnn.serial(jnn.dense(5), jnn.dense(3)), jnn.losses.softmax_cross_entropy)
+    with pytest.raises(CheckpointError, match=r"changed: train_state/params/dense_0/w: float32 .6, 5. here, float32 .6, 8. in"):
+        going(jnn.training(other, OPTIMIZERS["adam"]), steps=4, checkpoint=tmp_path)
+
+
+def test_a_log_has_a_line_a_segment_and_none_from_beyond_a_checkpoint(tmp_path):
+    options = {"checkpoint": Checkpoints(tmp_path, every=100), "segment": 4}
+    going(steps=8, **options)
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 12, "loss": 0}\n{"step": 1')
+    going(steps=16, **options)
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [4, 8, 12, 16]
+
+
+def test_hooks_see_each_segment_and_one_that_fails_costs_nothing(fitted, capfd):
+    seen = []
+
+    def failing(report):
+        raise ConnectionError("no network")
+
+    found = going(segment=10, hooks=(failing, lambda report: seen.append((report.step, float(report.metrics["loss"][-1])))))
+    assert_same(found.train_state, fitted.train_state)
+    assert seen == [(step, float(fitted.history["loss"][step - 1])) for step in (10, 20, 23)]
+    assert (
+        capfd.readouterr().err.count("failing failed at step 10 and goes on being called: ConnectionError('no network')") == 1
+    )
+
+
+BAD = DATA[0].copy(), DATA[1]
+BAD[0][5, 2] = np.nan
+
+
+def first_step_of(example):
+    order = jnn.data.batch_order(jax.random.split(KEY)[1], jnp.int32(0), 8, 64, BATCH)
+    return int(np.flatnonzero((np.asarray(order) == example).any(axis=1))[0])
+
+
+@pytest.mark.parametrize("segment", [1, 3, 100])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_loss_that_is_not_finite_stops_a_run_before_its_step(tmp_path, segment, kept):
+    at = first_step_of(5)
+    with pytest.raises(DivergedError) as error:
+        going(data=BAD, segment=segment, checkpoint=Checkpoints(tmp_path, every=2) if kept else None)
+    where = f"; the state before that step is in {tmp_path}/diverged/{at:09d}" if kept else ""
+    assert str(error.value) == f"run: the loss of step {at} is nan: the first array that is not finite is batch/0{where}"
+    assert (error.value.step, error.value.path) == (at, "batch/0")
+    if kept:
+        state = checkpoints.load(error.value.folder).tree["train_state"]["params"]
+        assert_same(
+            state, jax.tree.map(np.asarray, jnn.fit(ADAM, DATA, key=KEY, steps=at, batch_size=BATCH).train_state.params)
+        )
+
+
+def test_skipping_leaves_out_the_bad_steps_and_no_others():
+    found = going(data=BAD, diverged="skip", segment=5)
+    order = np.asarray(jnn.data.batch_order(jax.random.split(KEY)[1], jnp.int32(0), STEPS, 64, BATCH))
+    bad = np.flatnonzero((order == 5).any(axis=1))
+    assert found.skipped.tolist() == bad.tolist()
+    assert np.isnan(found.history["loss"][bad]).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.train_state.params))
+
+
+def test_skipping_changes_nothing_where_nothing_is_bad(fitted):
+    assert_fits(going(diverged="skip", segment=7, eval_data=EVAL, eval_every=5), fitted)
+
+
+def test_a_limit_counts_as_diverged(raises):
+    with pytest.raises(DivergedError, match=r"run: the loss of step 0 is .*: above the limit of 0\.01"):
+        going(limit=0.01)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_ends_the_segment_saves_and_stops(fitted, tmp_path, number, error):
+    def ask(report):
+        os.kill(os.getpid(), number)
+
+    with pytest.raises(error) as stopped:
+        going(segment=2, checkpoint=Checkpoints(tmp_path, every=1000), hooks=(ask,))
+    assert number != signal.SIGTERM or stopped.value.code == 0
+    (step,) = checkpoints.steps(tmp_path)
+    assert 0 < step < STEPS
+    assert_same(going(segment=2, checkpoint=tmp_path).train_state, fitted.train_state)
+
+
+def test_outside_the_main_thread_signals_are_left_alone(fitted):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(going()))
+    thread.start()
+    thread.join()
+    assert_same(found[0].train_state, fitted.train_state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"diverged": "ignore"}, "run: diverged is 'stop' or 'skip', got 'ignore'"),
+        ({"batch_size": 65}, "run: batch_size must lie between 1 and the 64 examples, got 65"),
+        ({"patience": 2}, "run: eval_every and patience want eval_data"),
+        ({"segment": 0}, "run: segment must be at least 1, got 0"),
+        ({"steps": -1}, "run: steps must be at least 0, got -1"),
+    ],
+)
+def test_mistakes_are_said(raises, options, message):
+    with raises(ValueError, message):
+        going(**options)
+
+
+def test_progress_is_plain_lines_where_the_output_is_no_terminal(capfd):
+    going(progress=True)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("step 23 of 23  accuracy 0.")
+    assert line.endswith("0:00 left")
