@@ -24,7 +24,7 @@ from experiments import commands
 from experiments.fashion import parts, scaled
 from experiments.findings import Interval, picture, record, stage
 
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 NETWORK = jnn.serial(scaled, lenet=jnn.models.lenet(10, activation=jax.nn.relu))
 OBJECTIVE = jnn.supervised(NETWORK, jnn.losses.softmax_cross_entropy)
 
@@ -134,7 +134,7 @@ def main(arguments=None):
         "ensembles": {str(k): values for k, values in found.items()},
         "disagreement": disagreement(members),
         "all_agree": {"share": 100 * float(agreed.mean()), "accuracy": 100 * float(np.mean(said[0][agreed] == labels[agreed]))},
-        "seconds": {"all": times[:, 0].tolist(), "one": times[:, 1].tolist()},
+        "turns": {"all": times[:, 0].tolist(), "one": times[:, 1].tolist()},
         "time_ratio": float(median(times[:, 0]) / (count * median(times[:, 1]))),
     }
     with jnn.plots.style():
