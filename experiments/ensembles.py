@@ -7,7 +7,7 @@ rate is chosen on 6,000 examples held out. An ensemble's prediction is the mean 
 (Lakshminarayanan et al. 2017). Intervals are over disjoint ensembles of the 32. Calibration is the expected calibration error
 with 15 bins (Guo et al. 2017). Seconds for 32 and for one are taken in turn, in medians; their ratio depends on the machine.
 
-Expected: (to be recorded). --quick 15 seconds.
+Expected: (to be recorded). About forty minutes on one core, --quick 15 seconds.
 """
 
 import sys
