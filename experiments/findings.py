@@ -42,6 +42,13 @@ class Interval(tuple):
         return f"{mean}{space}{unit} ({ends[0]} to {ends[1]})" if ends else f"{mean}{space}{unit}"
 
 
+def edges(chosen: Mapping[str, float], grid) -> str:
+    """A sentence that names what chose the lowest or the highest value of its grid, " ..." to follow another; empty if none."""
+    ends = {f"{end:.2g}": [name for name, value in chosen.items() if value == end] for end in (min(grid), max(grid))}
+    named = "; ".join(f"{end} by {', '.join(names)}" for end, names in ends.items() if names)
+    return f" Chosen at an edge of the grid of learning rates: {named}." if named else ""
+
+
 @contextmanager
 def stage(text: str) -> Iterator[None]:
     """Says what is being done, and how long it took."""

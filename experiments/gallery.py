@@ -24,7 +24,7 @@ PICTURES = {
     "perceptron": "perceptron",
     "computation_graph": "neuron",
     "gradient_check": "steps",
-    "activations": "gradients",
+    "activations": "speed",
     "initialization": "variances",
     "batch_norm": "heatmaps",
     "regularization": "gap",
@@ -49,7 +49,8 @@ TOP = """# Experiments
 
 One script, one question. Each runs as `python -m experiments.NAME`, takes `--help`, `--seed`, `--out` and `--quick` (under a
 minute on two cores), and writes `results.json`, its pictures as PNG and SVG, and its finding. What follows was recorded in full
-size; intervals are 95 % intervals of the mean over seeds. This page is written by `python -m experiments.gallery`.
+size; intervals are 95 % intervals of the mean over seeds unless a finding says otherwise. This page is written by
+`python -m experiments.gallery`.
 """
 
 
