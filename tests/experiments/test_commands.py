@@ -1,0 +1,25 @@
+import pytest
+
+from experiments import commands
+from experiments.findings import edges
+
+
+def test_a_seed_or_folder_that_cannot_be_is_refused_before_the_run(tmp_path, capsys):
+    parser = commands.parser("python -m experiments.some", "some", quick="less")
+    (tmp_path / "file").write_text("")
+    for arguments, problem in (
+        (["--seed", "-1"], "-1 is not between 0 and"),
+        (["--out", str(tmp_path / "file")], "cannot make the folder"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args(arguments)
+        assert f"python -m experiments.some: error: argument {arguments[0]}: " in (said := capsys.readouterr().err)
+        assert problem in said
+    options = parser.parse_args(["--out", str(tmp_path / "new" / "folder"), "--seed", "3"])
+    assert options.out.is_dir()
+    assert options.seed == 3
+
+
+def test_what_lies_at_an_edge_of_its_grid_is_named():
+    assert edges({"a": 1.0, "b": 0.1, "c": 10.0}, (0.1, 1.0, 10.0)).endswith("learning rates: b (0.1), c (10).")
+    assert edges({"a": 1.0, "b": 0.1}, {"a": (0.1, 1.0, 10.0), "b": (0.01, 0.1, 1.0)}) == ""
