@@ -129,9 +129,9 @@ def main(arguments=None):
     finding = (
         f"A linear classifier gets {softmax:.1f %} of Fashion-MNIST's test pictures right by softmax and {hinge:.1f %} by the "
         f"hinge (mean and 95 % interval over {seeds} seeds), seed by seed {more:+.2f} points more: {verdict}. That the "
-        f"test part has only {len(test[1]):,} pictures adds ±{chance:.1f} points to either share. With weights of zero the losses are {zero['softmax']:.4f} (log 10 "
-        f"is {math.log(10):.4f}) and {zero['hinge']:.4f} (10 - 1). Five attributes, functions of the class of which several may "
-        f"hold, are told by sigmoids, {several:.1f %} right; saying no to all would get "
+        f"test part has only {len(test[1]):,} pictures adds ±{chance:.1f} points to either share. With weights of zero the "
+        f"losses are {zero['softmax']:.4f} (log 10 is {math.log(10):.4f}) and {zero['hinge']:.4f} (10 - 1). Five attributes, "
+        f"functions of the class of which several may hold, are told by sigmoids, {several:.1f %} right; saying no to all gets "
         f"{results['attributes']['always_no']:.1f} %.{at_edge}"
     )
     return record(options, finding, results)
