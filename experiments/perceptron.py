@@ -11,8 +11,8 @@ by Adam, by width and activation, the learning rate chosen on 100 seeds (of equa
 others.
 
 Expected: no count above its bound, 0.04 of it in 2 dimensions, 0.10 in 10 and 0.32 in 100; all pairs of digits separable; XOR
-never by the perceptron or with one hidden unit, with two in about 60 % of the seeds (sigmoid and tanh) and 20 % (relu), with 16 in all.
-About two minutes on one core (70 s with 5 of the 8 learning rates), --quick 20 s.
+never by the perceptron or with one hidden unit, with two in about 60 % of the seeds (sigmoid and tanh) and 20 % (relu), with
+16 in all. About two minutes on one core (70 s with 5 of the 8 learning rates), --quick 20 s.
 """
 
 import sys
@@ -118,9 +118,9 @@ def main(arguments=None):
         f"Of the mistakes that Novikoff's bound allows, the perceptron made {usual} dimensions (random data, mean over gaps of "
         f"{GAPS[0]:g} to {GAPS[-1]:g} and 95 % interval over {count} seeds), at most {max(most):.2f}, digits included, {pairs} "
         f"of whose 45 pairs are separable; on unit vectors {exact:.3f}. On XOR it made {int(mistakes)} mistakes in "
-        f"{int(passes)} passes, when it was stopped. Thresholds in two layers compute it, but the gradient of their weights is {slope:.0f}. The share of "
-        f"networks trained by Adam that solve XOR is, with {'; '.join(solvers)} ({seeds} seeds, exact 95 % intervals)."
-        f"{edges(chosen, RATES)}"
+        f"{int(passes)} passes, when it was stopped. Thresholds in two layers compute it, but the gradient of their weights "
+        f"is {slope:.0f}. The share of networks trained by Adam that solve XOR is, with {'; '.join(solvers)} ({seeds} seeds, "
+        f"exact 95 % intervals).{edges(chosen, RATES)}"
     )
     results = {
         "bounds": {name: np.asarray(bounds).tolist() for name, (bounds, _) in sets.items()},
