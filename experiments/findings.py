@@ -45,8 +45,12 @@ class Interval(tuple):
 def edges(chosen: Mapping[str, float], grid) -> str:
     """A sentence that names what chose the lowest or the highest value of its grid, " ..." to follow another; empty if none.
     grid: one for all, or one for each name."""
-    grids: Mapping = grid if isinstance(grid, Mapping) else dict.fromkeys(chosen, grid)
-    named = [f"{name} ({value:.2g})" for name, value in chosen.items() if value in (min(grids[name]), max(grids[name]))]
+
+    def is_at_edge(name: str, value: float) -> bool:
+        tried = grid[name] if isinstance(grid, Mapping) else grid
+        return value in (min(tried), max(tried))
+
+    named = [f"{name} ({value:.2g})" for name, value in chosen.items() if is_at_edge(name, value)]
     return f" Chosen at an edge of the grid of learning rates: {', '.join(named)}." if named else ""
 
 
