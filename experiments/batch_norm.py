@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 import jnn
 from experiments import commands, towers
+from experiments.fashion import scaled
 from experiments.findings import Interval, picture, record, stage
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -36,8 +37,7 @@ def network(scale, normed: bool, *, width: int = 64, layers: int = 5):
         dense = jnn.dense(width, w_init=jnn.initializers.kaiming_normal(scale=scale))
         return jnn.serial(dense, *((jnn.batch_norm(),) if normed else ()), jax.nn.relu)
 
-    grey = lambda x: x.astype(jnp.float32) / 255
-    return jnn.serial(grey, jnn.flatten(), first=block(), hidden=jnn.repeat(block(), layers - 1), head=jnn.dense(10))
+    return jnn.serial(scaled, jnn.flatten(), first=block(), hidden=jnn.repeat(block(), layers - 1), head=jnn.dense(10))
 
 
 def trainer(normed: bool, steps: int):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from experiments.benchmarks import records
@@ -42,15 +43,16 @@ class Interval(tuple):
         return f"{mean}{space}{unit} ({ends[0]} to {ends[1]})" if ends else f"{mean}{space}{unit}"
 
 
+def is_at_edge(value, tried) -> bool:
+    """Whether a value is the lowest or the highest of several that were tried."""
+    return len(tried) > 1 and value in (min(tried), max(tried))
+
+
 def edges(chosen: Mapping[str, float], grid) -> str:
     """A sentence that names what chose the lowest or the highest value of its grid, " ..." to follow another; empty if none.
     grid: one for all, or one for each name."""
-
-    def is_at_edge(name: str, value: float) -> bool:
-        tried = grid[name] if isinstance(grid, Mapping) else grid
-        return value in (min(tried), max(tried))
-
-    named = [f"{name} ({value:.2g})" for name, value in chosen.items() if is_at_edge(name, value)]
+    tried = lambda name: grid[name] if isinstance(grid, Mapping) else grid
+    named = [f"{name} ({value:.2g})" for name, value in chosen.items() if is_at_edge(value, tried(name))]
     return f" Chosen at an edge of the grid of learning rates: {', '.join(named)}." if named else ""
 
 
@@ -64,8 +66,6 @@ def stage(text: str) -> Iterator[None]:
     except BaseException:
         print(file=sys.stderr)
         raise
-    import jax
-
     jax.block_until_ready(jax.live_arrays())  # what was begun here and not asked for yet
     print(f" {time.perf_counter() - began:.1f} s", file=sys.stderr)
 

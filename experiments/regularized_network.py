@@ -6,6 +6,7 @@ import numpy as np
 
 import jnn
 from experiments.fashion import scaled
+from experiments.findings import is_at_edge
 from experiments.towers import classifier
 
 # l1 and l2: penalties; limit: of max-norm; rate: of dropout; noise: its standard deviation, pixels in [0, 1]
@@ -60,7 +61,6 @@ def edges(methods, found) -> list[str]:
     at = []
     for method, settings in methods.items():
         for name, value in found[method]["setting"].items():
-            tried = [setting.get(name) for setting in settings]
-            if len(tried) > 1 and value in (min(tried), max(tried)):
+            if is_at_edge(value, [setting.get(name) for setting in settings]):
                 at.append(f"{method} ({name} {value:g})")
     return at
