@@ -43,10 +43,10 @@ WIDTH = 64
 
 
 def rates_for(name: str, depth: int, normed: bool, rates) -> np.ndarray:
-    """A hundred times lower where gradients are large: behind batch norm they go as 1 / std of the weights, and without it
+    """Thirty times lower where gradients are large: behind batch norm they go as 1 / std of the weights, and without it
     large weights let them grow with depth."""
     lower = (name, normed) == ("small", True) or ((name, normed) == ("large", False) and depth >= 32)
-    return np.asarray(rates) / (100 if lower else 1)
+    return np.asarray(rates) / (30 if lower else 1)
 
 
 def block(std, normed: bool):

@@ -33,7 +33,8 @@ def measured(activation, std, depth: int, x, networks: int, seed: int) -> np.nda
         params, _ = towers.tower(block, depth).init(key, x)
         return jnp.mean(jnp.square(towers.layer_outputs(block, params, x)), axis=(1, 2))
 
-    return np.asarray(jnn.sweep(run, jnp.asarray(std, jnp.float32), seeds=networks, seed=seed, data=x))
+    squares = jnn.sweep(run, jnp.asarray(std, jnp.float32), seeds=networks, seed=seed, data=x)
+    return np.asarray(squares, float)  # in float32 the variance of the least of them would be 0
 
 
 def gradient_growth(block, depth: int, examples, networks: int, seed: int) -> np.ndarray:
