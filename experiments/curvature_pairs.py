@@ -10,12 +10,13 @@ from experiments.descents import TITLES, started
 from experiments.findings import picture
 
 RATE = 0.1  # of the gradient descent whose changes are measured
+COUNTED = 100  # steps; later, on all examples, searches fail as the loss is at its least to rounding
 
 
 def on_batches(factory, problem):
     """-> (hparams, key, data) -> the loss on all examples after steps on batches, whose size is one of the hparams, and of
-    L-BFGS the numbers of failed line searches and of pairs kept. Those of the examples that stand lowest in an order, of which
-    there is one for each seed and step, are the batch."""
+    L-BFGS the numbers of failed line searches and of pairs kept in the first COUNTED steps. Those of the examples that stand
+    lowest in an order, of which there is one for each seed and step, are the batch."""
 
     def run(hparams, key, data):
         training, begun = started(factory, problem, hparams, key, data)
@@ -28,7 +29,7 @@ def on_batches(factory, problem):
         end, counts = jax.lax.scan(step, begun, data["ranks"][hparams["seed"]])
         params = jnn.optim.eval_params(end.opt_state, end.params)
         loss = problem.loss(params, {}, data["examples"], key=key, train=True)[0]
-        return loss, jax.tree.map(jnp.sum, counts)
+        return loss, jax.tree.map(lambda count: count[:COUNTED].sum(), counts)
 
     return run
 
@@ -96,7 +97,7 @@ def draw(out, sizes, batches, least: float, noise):
             right.plot(sizes, 100 * noise[f"down {which}"].mean(1), "o-", color=color, label=label)
         middle.plot(sizes[:-1], noise["formula"].mean(1)[:-1], "k:", label="formula for two")
         middle.set(xscale="log", yscale="log", xlabel="batch size", title="squared error of y / $|y|^2$")
-        right.set(xscale="log", xlabel="batch size", ylabel="% of pairs", title="curving downwards ($s'y \\leq 0$)")
+        right.set(xscale="log", xlabel="batch size", ylabel="% of changes", title="curving downwards ($s'y \\leq 0$)")
         for axes in (left, middle, right):
             axes.set_xticks(sizes, sizes)
             axes.minorticks_off()

@@ -10,8 +10,8 @@ gradient, two for a Hessian-vector product, as many products for a Hessian as it
 over seconds: of the tuned run alone, all methods timed in turns, the median shared out by evaluations. A step of jnn's L-BFGS
 is one evaluation, whatever its line search does.
 
-Then L-BFGS on batches, with its failed line searches (it forgets its pairs then) and the pairs that it kept. Its curvature is
-that of a change of the gradient; between two batches the change is mostly noise. Along gradient descent on all examples, of
+Then L-BFGS on batches, with the line searches that fail (it forgets its pairs then) and the pairs that it keeps. Its curvature
+is that of a change of the gradient; between two batches the change is mostly noise. Along gradient descent on all examples, of
 rate 0.1, such changes are measured on one batch and on two, by batch size. Their error grows as the rate to the power of -2, as
 shorter steps change the gradient less. L-BFGS itself stores no pair that curves downwards.
 
@@ -107,18 +107,18 @@ def said(results, seeds: int, batch_steps: int) -> str:
     lbfgs, adam = ([Interval.of(values) for values in batches[method]["ends"]] for method in ("lbfgs", "adam"))
     failed, kept = ([np.mean(of) for of in batches["lbfgs"][count]] for count in ("failed searches", "kept pairs"))
     return (
-        f"Second derivatives save steps, and gradients only where no whole Hessian is made: on the {regression} the training "
+        f"On the {regression} second derivatives save steps, and gradients only where no whole Hessian is made: the training "
         f"loss at which the worst of Adam's runs ends, and 0.001 more, is reached by {costs[regression]}"
         f"{''.join(f'. On the {name}: {costs[name]}' for name in others)} (means and 95 % intervals over {seeds} seeds, full "
         "batch, a Hessian-vector product counted as two gradients; seconds are medians of the tuned run alone). Tuned to an "
         f"edge of the grid: {', '.join(edges) or 'none'}. After {batch_steps} steps on batches of {SIZES[0]}, L-BFGS ends at a "
         f"training loss of {lbfgs[0]:.3f} and Adam at {adam[0]:.3f}, on the full batch at {lbfgs[-1]:.3f} and {adam[-1]:.3f}. "
-        f"There {failed[0]:.0f} of its line searches fail and {kept[0]:.0f} pairs are kept, on the full batch {failed[-1]:.0f} "
-        f"and {kept[-1]:.0f}. Along gradient descent of rate {curvature_pairs.RATE}, a change of the gradient between two "
-        f"batches of {SIZES[0]} has a squared error of {noise['two'][0]:.3g} times its own square (by the scatter of the "
-        f"examples' gradients {noise['formula'][0]:.3g}; it grows as the rate to the power of -2), on one batch "
-        f"{noise['one'][0]:.3g}; {100 * noise['down two'][0]:.0f} % of these changes curve downwards on two batches, "
-        f"{100 * noise['down one'][0]:.0f} % on one."
+        f"In its first {curvature_pairs.COUNTED} steps on those batches {failed[0]:.0f} line searches of L-BFGS fail and "
+        f"{kept[0]:.0f} pairs are kept, on the full batch {failed[-1]:.0f} and {kept[-1]:.0f}. Along gradient descent of rate "
+        f"{curvature_pairs.RATE}, a change of the gradient between two batches of {SIZES[0]} has a squared error of "
+        f"{noise['two'][0]:.3g} times its own square (by the scatter of the examples' gradients {noise['formula'][0]:.3g}; it "
+        f"grows as the rate to the power of -2), on one batch {noise['one'][0]:.3g}; {100 * noise['down two'][0]:.0f} % of "
+        f"these changes curve downwards on two batches, {100 * noise['down one'][0]:.0f} % on one."
     )
 
 
