@@ -18,7 +18,7 @@ def points(count: int, offset: float) -> np.ndarray:
     return (2 * (np.arange(count) + offset) / count - 1)[:, None]
 
 
-TRAIN, VALIDATION, TEST = points(512, 0.5), points(512, 0.25), points(4001, 0.5)
+TRAIN, VALIDATION, TEST = points(1024, 0.5), points(1024, 0.25), points(4001, 0.5)
 
 
 def error(prediction, y) -> np.ndarray:
