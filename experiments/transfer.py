@@ -102,7 +102,7 @@ def draw(out, accuracies):
         if way != "scratch":
             jnn.plots.band(right, SIZES, values - accuracies["scratch"], **look)
     right.axhline(0, color="black", linewidth=0.8)
-    left.set(ylabel="accuracy in percent", title=f"Five classes, from few examples: means of {len(values)}")
+    left.set(ylabel="accuracy in percent", title=f"Five classes, from few examples: means of {len(values)} splits")
     right.set(ylabel="points", title="Gain over scratch, in pairs, 95 % intervals")
     for axes in (left, right):
         axes.set_xscale("log")
@@ -155,16 +155,18 @@ def described(accuracies, learning_rates, source) -> str:
         values = ", ".join(f"{way} {Interval.of(accuracies[way][:, i]):.1f}" for way in WAYS)
         return (
             f"With {size} examples: {values} percent of the test pictures right; in points and in pairs, over scratch "
-            f"{gains(i, 'scratch', ('fine-tuned', 'frozen'))}, over random convolutions {gains(i, 'random', ('frozen',))}."
+            f"{gains(i, 'scratch', ('fine-tuned', 'frozen'))}, over random convolutions {gains(i, 'random', ('frozen',))}, "
+            f"over frozen {gains(i, 'frozen', ('fine-tuned',))}."
         )
 
     return (
-        f"Over scratch, features of five classes of Fashion-MNIST ({Interval.of(source):.1f %} right on them) gain on the "
-        f"other five, fine-tuned, {shown('fine-tuned', 'scratch')}; frozen, {shown('frozen', 'scratch')}; fine-tuned over "
-        f"frozen {shown('fine-tuned', 'frozen')}; frozen over random convolutions {shown('frozen', 'random')} (intervals "
-        "without zero, of 12, not corrected for their number; what is not shown may still be there). "
-        f"{' '.join(of(i, size) for i, size in enumerate(SIZES))} Means and 95 % intervals over {len(source)} replications, "
-        f"each with a split of its own. Learning rates at an end of the grid: {', '.join(ends) or 'none'}."
+        f"Features of five classes of Fashion-MNIST ({Interval.of(source):.1f %} right on them) gain over scratch, on the "
+        f"other five, {shown('fine-tuned', 'scratch')} when fine-tuned and {shown('frozen', 'scratch')} when frozen; "
+        f"fine-tuning gains {shown('fine-tuned', 'frozen')} over freezing, and frozen features {shown('frozen', 'random')} "
+        "over random ones (95 % intervals without zero, of 12 that are not corrected for their number; a gain that is not "
+        f"shown may be there). {' '.join(of(i, size) for i, size in enumerate(SIZES))} Means and 95 % intervals over "
+        f"{len(source)} replications, each with a split of its own. Learning rates at an end of the grid: "
+        f"{', '.join(ends) or 'none'}."
     )
 
 
