@@ -97,18 +97,16 @@ def draw(out, accuracies):
     left, right = figure.subplots(1, 2)
     for i, (way, values) in enumerate(accuracies.items()):
         look = {"label": way, "color": jnn.plots.COLORS[i], "marker": "os^D"[i], "markersize": 4}
-        # no bands: between splits all ways vary together, which the differences on the right are free of
-        left.plot(SIZES, values.mean(axis=0), **look)
+        left.plot(SIZES, values.mean(axis=0), **look)  # splits move all ways together: intervals are on the right
         if way != "scratch":
             jnn.plots.band(right, SIZES, values - accuracies["scratch"], **look)
     right.axhline(0, color="black", linewidth=0.8)
     left.set(ylabel="accuracy in percent", title=f"Five classes, from few examples: means of {len(values)} splits")
     right.set(ylabel="points", title="Gain over scratch, in pairs, 95 % intervals")
     for axes in (left, right):
-        axes.set_xscale("log")
+        axes.set(xscale="log", xlabel="examples")
         axes.set_xticks(SIZES, [str(size) for size in SIZES])
         axes.minorticks_off()
-        axes.set_xlabel("examples")
     left.legend()
     picture(out, "transfer", figure)
 
@@ -139,8 +137,8 @@ def main(arguments=None):
 def described(accuracies, learning_rates, source) -> str:
     def shown(way, over):
         gains = [(size, Interval.of(accuracies[way][:, i] - accuracies[over][:, i])) for i, size in enumerate(SIZES)]
-        words = [f"{gain[0]:+.1f} points at {size} examples" for size, gain in gains if gain[1] > 0 or gain[2] < 0]
-        return ", ".join(words) or "nothing that is shown"
+        certain = [f"{gain[0]:+.1f} points at {size} examples" for size, gain in gains if gain[1] > 0 or gain[2] < 0]
+        return ", ".join(certain) or "nothing that is shown"
 
     rates = [
         (way, *of, GRIDS[frozen]) for way, (_, frozen) in WAYS.items() for of in zip(SIZES, learning_rates[way], strict=True)
