@@ -32,8 +32,7 @@ RATES = (1e-3, 3e-3, 1e-2)
 
 
 def trained(hparams, data, *, steps, seeds, seed, test=True):
-    """hparams: {"rate", "noise", "kept"}, each (trials,) -> params, error on validation, and, if to `test`, what `judged`
-    finds."""
+    """hparams: {"rate", "noise", "kept"}, each (trials,) -> params, error on validation; to `test`, what `judged` finds."""
 
     def run(hparams, key, data):
         fit_key, judge_key = jax.random.split(key)
@@ -152,7 +151,6 @@ def described(found, seeds, rates) -> str:
 
     error = {level: {name: a["error"][:, LEVELS.index(level)].mean() for name, a in found.items()} for level in (0.0, 0.4)}
     best = {level: min(of, key=lambda name: of[name]) for level, of in error.items()}
-    at_end = [kind for kind in KINDS if rates[kind] in (RATES[0], RATES[-1])]
     return (
         f"Of a clean picture {best[0.0]} keeps most, with an error of {error[0.0][best[0.0]]:.4f} where PCA has "
         f"{error[0.0]['PCA']:.4f}, and noise of standard deviation 0.4 {best[0.4]} bears best, with "
@@ -163,7 +161,7 @@ def described(found, seeds, rates) -> str:
         f"{each('error', '.4f', 0.4)}. A linear classifier of the codes gets, in percent, {each('accuracy', '.1f', 0.0)}, and "
         f"with that noise {each('accuracy', '.1f', 0.4)}. Numbers of the code in use, not zero in at least 1 % of the "
         f"pictures: {each('used', '.1f')}. Learning rates of the lowest error on clean pictures, one seed: "
-        + ", ".join(f"{kind} {rate}{' (an end of the grid)' if kind in at_end else ''}" for kind, rate in rates.items())
+        + ", ".join(f"{kind} {rate}{' (an end of the grid)' if rate in RATES[::2] else ''}" for kind, rate in rates.items())
         + "."
     )
 
