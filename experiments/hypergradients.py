@@ -118,8 +118,8 @@ def draw_progress(axes, curves):
         spent = (PRICE if way == "gradient" else 1) * np.arange(1, len(mean) + 1)
         axes.plot(spent, mean, label=name, color=color)
         axes.fill_between(spent, *ends, color=color, alpha=0.2, linewidth=0)
-    axes.set_title("Geometric means, 95 % intervals")
     axes.set(xscale="log", yscale="log", xlabel=f"compute (runs; a gradient is {PRICE})", ylabel="best validation loss (nats)")
+    axes.set_title("Geometric means, 95 % intervals")
 
 
 def winners(axes, found):
@@ -152,8 +152,7 @@ def main(arguments=None):
 
     results = {"price": price, "counted_price": PRICE}
     for way in NAMES:
-        rates = found[way]["rates"]
-        results[way] = {"test_loss": found[way]["test"].tolist(), "first_rate": rates[:, 0].tolist()}
+        results[way] = {"test_loss": found[way]["test"].tolist(), "first_rate": found[way]["rates"][:, 0].tolist()}
         results[way]["best_validation_loss_so_far"] = curves[way]
         results[way]["validation_loss"] = np.nanmin(found[way]["validation"], axis=1).tolist()
     results["start_loss"] = found["gradient"]["validation"][:, 0].tolist()
