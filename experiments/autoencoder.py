@@ -151,6 +151,7 @@ def described(found, seeds, rates) -> str:
 
     error = {level: {name: a["error"][:, LEVELS.index(level)].mean() for name, a in found.items()} for level in (0.0, 0.4)}
     best = {level: min(of, key=lambda name: of[name]) for level, of in error.items()}
+    ends = {rate: " (an end of the grid)" for rate in (RATES[0], RATES[-1])}
     return (
         f"Of a clean picture {best[0.0]} keeps most, with an error of {error[0.0][best[0.0]]:.4f} where PCA has "
         f"{error[0.0]['PCA']:.4f}, and noise of standard deviation 0.4 {best[0.4]} bears best, with "
@@ -161,7 +162,7 @@ def described(found, seeds, rates) -> str:
         f"{each('error', '.4f', 0.4)}. A linear classifier of the codes gets, in percent, {each('accuracy', '.1f', 0.0)}, and "
         f"with that noise {each('accuracy', '.1f', 0.4)}. Numbers of the code in use, not zero in at least 1 % of the "
         f"pictures: {each('used', '.1f')}. Learning rates of the lowest error on clean pictures, one seed: "
-        + ", ".join(f"{kind} {rate}{' (an end of the grid)' if rate in RATES[::2] else ''}" for kind, rate in rates.items())
+        + ", ".join(f"{kind} {rate}{ends.get(rate, '')}" for kind, rate in rates.items())
         + "."
     )
 
