@@ -151,7 +151,7 @@ def described(found, seeds, rates) -> str:
 
     error = {level: {name: a["error"][:, LEVELS.index(level)].mean() for name, a in found.items()} for level in (0.0, 0.4)}
     best = {level: min(of, key=lambda name: of[name]) for level, of in error.items()}
-    ends = {rate: " (an end of the grid)" for rate in (RATES[0], RATES[-1])}
+    ends = dict.fromkeys((RATES[0], RATES[-1]), " (an end of the grid)")
     return (
         f"Of a clean picture {best[0.0]} keeps most, with an error of {error[0.0][best[0.0]]:.4f} where PCA has "
         f"{error[0.0]['PCA']:.4f}, and noise of standard deviation 0.4 {best[0.4]} bears best, with "
