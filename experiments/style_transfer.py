@@ -106,8 +106,10 @@ def pictures(out, shown, histories):
         axes = figure.subplots()
         for (name, history), color in zip(histories.items(), jnn.plots.COLORS, strict=False):
             loss = so_far(name, history)
-            jnn.plots.band(axes, np.arange(1, loss.shape[1] + 1), loss, label=name, color=color)
-        axes.set(xscale="log", yscale="log", xlabel="gradients", ylabel="loss")
+            gradients = np.arange(1, loss.shape[1] + 1)
+            axes.plot(gradients, loss.T, color=color, linewidth=0.6, alpha=0.5)
+            axes.plot(gradients, np.exp(np.log(loss).mean(axis=0)), label=name, color=color)
+        axes.set(xscale="log", yscale="log", xlabel="gradients", ylabel="loss", title="Each seed, and geometric mean")
         axes.legend()
         picture(out, "losses", figure)
 
