@@ -51,18 +51,14 @@ def trained(hparams, data, *, steps, seeds, seed, test=True):
 def draw_reconstructions(out, ways, test):
     rows = np.unique(test[1], return_index=True)[1]  # the first of each class
     figure = Figure(figsize=(8, 7.6))
-    for block, level in zip(figure.subfigures(2, 1), (0.0, 0.4), strict=True):
+    for block, level in zip(np.ravel(figure.subfigures(2, 1)), (0.0, 0.4), strict=True):
         block.suptitle(
             f"from pictures with noise of {level}" if level else "from clean pictures", x=0.01, ha="left", fontsize=10
         )
-        grid = iter(block.subplots(len(ways) + 1, 10))
+        grid = block.subplots(len(ways) + 1, 10)
         x = disturbed(jax.random.key(0), vectors(test[0][rows]), level)
-        made = {
-            "input": x,
-            **{name: decode(encode(x)) for name, (encode, decode) in ways.items()},
-        }
-        for name, pictures in made.items():
-            row = next(grid)
+        made = {"input": x} | {name: decode(encode(x)) for name, (encode, decode) in ways.items()}
+        for row, (name, pictures) in zip(grid, made.items(), strict=True):
             for axes, shown in zip(row, np.clip(pictures, 0, 1), strict=True):
                 jnn.plots.image(axes, shown.reshape(28, 28))
             row[0].set_ylabel(name, rotation=0, ha="right", va="center")
