@@ -51,7 +51,9 @@ def trained(hparams, data, *, steps, seeds, seed, test=True):
 def draw_reconstructions(out, ways, test):
     rows = np.unique(test[1], return_index=True)[1]  # the first of each class
     figure = Figure(figsize=(8, 7.6))
-    for block, level in zip(np.ravel(figure.subfigures(2, 1)), (0.0, 0.4), strict=True):
+    halves = figure.add_gridspec(2, 1)
+    for place, level in enumerate((0.0, 0.4)):
+        block = figure.add_subfigure(halves[place])
         block.suptitle(
             f"from pictures with noise of {level}" if level else "from clean pictures", x=0.01, ha="left", fontsize=10
         )
