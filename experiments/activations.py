@@ -126,8 +126,6 @@ def main(arguments=None):
     blocks[f"relu {depths[0]}"] = BLOCKS["relu"], depths[0]
     one_hot = x[:256], np.eye(10, dtype=np.float32)[y[:256]]
     linear = affine_maps.trained(blocks, one_hot, RATES[2:5], steps if options.quick else 2 * steps, options.seed)
-    tower_pictures.gradients(options.out, before, after, tuple(SATURATED))
-    tower_pictures.speed(options.out, times, depths, steps, TARGET)
     both = before, after
     reached = {
         f"{name} {depth}": chosen[f"{name} {depth}"]
@@ -146,7 +144,10 @@ def main(arguments=None):
         "one_sign": {name: [part.tolist() for part in values["one_sign"]] for name, values in before.items()},
         "affine": linear,
     }
-    return record(options, finding(before, after, times, depths, steps, linear, edges(reached, rates)), results)
+    recorded = record(options, finding(before, after, times, depths, steps, linear, edges(reached, rates)), results)
+    tower_pictures.gradients(options.out, before, after, tuple(SATURATED))
+    tower_pictures.speed(options.out, times, depths, steps, TARGET)
+    return recorded
 
 
 if __name__ == "__main__":

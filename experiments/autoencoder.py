@@ -133,13 +133,14 @@ def main(arguments=None):
         judge = lambda _, key, data: judged(key, *ways["PCA"], data["train"], data["test"], LEVELS)
         draws = jnn.sweep(judge, jnp.zeros(1), seeds=seeds, seed=options.seed, data=data)
         found["PCA"] = jax.tree.map(lambda a: np.asarray(a[0]), draws)
+    results = {"learning_rate": dict(zip(KINDS, rates, strict=True)), "levels": LEVELS}
+    results |= jax.tree.map(lambda a: a.tolist(), found)
+    recorded = record(options, described(found, seeds, results["learning_rate"]), results)
     with jnn.plots.style():
         draw_reconstructions(options.out, ways, test)
         draw_codes(options.out, ways["plain"], test)
         draw_robustness(options.out, found)
-    results = {"learning_rate": dict(zip(KINDS, rates, strict=True)), "levels": LEVELS}
-    results |= jax.tree.map(lambda a: a.tolist(), found)
-    return record(options, described(found, seeds, results["learning_rate"]), results)
+    return recorded
 
 
 def described(found, seeds, rates) -> str:

@@ -128,7 +128,6 @@ def main(arguments=None):
 
             (one, far), forecasts[series.name][name] = jax.tree.map(np.asarray, jax.jit(jax.vmap(judged))(params))
             results[series.name][name] = {"one_step": one.tolist(), "horizon": far.tolist(), **note}
-    draw(options.out, all_series, results, forecasts)
     difference = max(of["linear"]["from_least_squares"] for of in results.values())
     chosen = [of[name] for of in results.values() for name in networks]
     rates, decays = zip(*trials, strict=True)
@@ -144,7 +143,9 @@ def main(arguments=None):
         + f"The learning rate or the weight decay lies at an edge of its grid in {edges} of {len(chosen)} choices. The linear "
         f"coefficients found by L-BFGS differ from least squares by {difference:.0e} at most."
     )
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    draw(options.out, all_series, results, forecasts)
+    return recorded
 
 
 if __name__ == "__main__":

@@ -93,7 +93,6 @@ def main(arguments=None):
         tables[name] = str(found[0])
     print(tables["healthy"])
     checks = [finding.name for finding in found[0].findings]
-    draw(options.out, results, checks)
     broken = [one["right"] for name, several in results.items() if name != "healthy" for one in several]
     beside = [f"{', '.join(one['foreign'])} ({name})" for name, several in results.items() for one in several if one["foreign"]]
     share = Interval(100 * value for value in Interval.of_share(sum(broken), len(broken)))
@@ -104,7 +103,9 @@ def main(arguments=None):
         f"{sum(one['right'] for one in results['healthy'])} flagged nothing. The breaks are coarse ones, thresholds were set "
         "while looking at them with other seeds, and what may follow from a break is a list written down by hand."
     )
-    return record(options, finding, {"setups": results, "checks": checks, "tables": tables})
+    recorded = record(options, finding, {"setups": results, "checks": checks, "tables": tables})
+    draw(options.out, results, checks)
+    return recorded
 
 
 if __name__ == "__main__":

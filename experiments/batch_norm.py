@@ -110,7 +110,6 @@ def main(arguments=None):
     for title in ("without", "with"):
         validation[title], tested = swept(title == "with", data, rates, scales, steps, seeds, options.seed)
         found[title] = summary(validation[title], tested, rates, scales)
-    heatmaps(options.out, validation, rates, scales)
 
     def at(threshold):
         without, normed = (found[title]["by_threshold"][f"{threshold:g}"] for title in ("without", "with"))
@@ -129,7 +128,9 @@ def main(arguments=None):
         f"and 95 % interval over {seeds} seeds{overlap})."
     )
     accuracy = {title: values.tolist() for title, values in validation.items()}
-    return record(options, finding, {"rates": rates, "scales": scales, "validation_accuracy": accuracy, **found})
+    recorded = record(options, finding, {"rates": rates, "scales": scales, "validation_accuracy": accuracy, **found})
+    heatmaps(options.out, validation, rates, scales)
+    return recorded
 
 
 def _each(values) -> str:

@@ -145,10 +145,11 @@ def main(arguments=None):
         results[name] |= {"same_text": same, "characters_per_second": speeds}
         results[name]["samples"] = dict(zip(map(str, TEMPERATURES), texts, strict=True))
         samples += [f"## {name}, temperature {t}\n\n```\n{text}\n```\n" for t, text in zip(TEMPERATURES, texts, strict=True)]
-    draw(options.out, results, size)
     (options.out / "samples.md").write_text("\n".join(samples))
     results["bigram"] = bigram_loss(train, held_out, len(symbols))
-    return record(options, described(results, names, options.seeds, size.window, len(symbols)), results)
+    recorded = record(options, described(results, names, options.seeds, size.window, len(symbols)), results)
+    draw(options.out, results, size)
+    return recorded
 
 
 def described(results, names, seeds, window, symbols) -> str:

@@ -21,8 +21,23 @@ def parser(about: str | None, out: str, quick: str) -> argparse.ArgumentParser:
     found.add_argument("--seed", type=seed, default=0, help="what all random numbers come from (default: %(default)s)")
     # a string, which argparse hands to `folder` where no other is given
     found.add_argument("--out", type=folder, default=f"runs/{out}", help="folder of the results (default: %(default)s)")
-    found.set_defaults(experiment=out)
+    found.set_defaults(experiment=out, parser=found)
     return found
+
+
+def asked(options: argparse.Namespace) -> dict:
+    """What was asked for, for a record: without the folder of the results, of other files only the name."""
+    given = {name: value for name, value in vars(options).items() if name not in ("out", "parser")}
+    return {name: value.name if isinstance(value, Path) else value for name, value in given.items()}
+
+
+def command(options: argparse.Namespace) -> str:
+    """The command that runs a script with these options again: those that are not the default."""
+    typed = [options.parser.prog]
+    for name, value in asked(options).items():
+        if value != options.parser.get_default(name):
+            typed.append(f"--{name}" if value is True else f"--{name} {value}")
+    return " ".join(typed)
 
 
 def seed(text: str) -> int:

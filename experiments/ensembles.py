@@ -134,9 +134,10 @@ def main(arguments=None):
         "turns": {name: values.tolist() for name, values in times.items()},
         "time_ratio": float(np.median(times["all"]) / (count * np.median(times["one"]))),
     }
+    recorded = record(options, described(results, found, count), results)
     with jnn.plots.style():
         draw(options.out, found, members, labels)
-    return record(options, described(results, found, count), results)
+    return recorded
 
 
 def described(results, found, count) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments import commands
 from experiments.benchmarks import records
 from jnn.comparison.statistics import exact_interval
 
@@ -89,11 +90,12 @@ def interval_rows(axes, intervals: Mapping[str, Interval], *, up: float = 0.0, *
 
 
 def record(options, finding: str, results: Mapping) -> dict:
-    """Writes OUT/results.json with the finding, the numbers, the options and where it was run; prints the finding. Returns
-    the numbers."""
-    asked = {name: value for name, value in vars(options).items() if name != "out"}
-    results = dict(results)
+    """Writes OUT/results.json with the finding, the numbers, the options, the command that gives them again and where it was
+    run; prints the finding. Returns the numbers. Called before the pictures are drawn, whose failure then loses none."""
+    about = {"finding": finding, "options": commands.asked(options), "command": commands.command(options)}
+    about["seconds"] = time.perf_counter() - BEGAN
+    if taken := about.keys() & results.keys():
+        raise ValueError(f"results named as what is recorded with them: {', '.join(sorted(taken))}")
     print(f"\n{finding}\n")
-    seconds = time.perf_counter() - BEGAN
-    records.write(options.out, "results", {"finding": finding, "options": asked, "seconds": seconds, **results})
-    return results
+    records.write(options.out, "results", {**about, **results})
+    return dict(results)

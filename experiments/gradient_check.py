@@ -107,8 +107,6 @@ def main(arguments=None):
     with stage("worked examples"):
         examples = check_worked()
     layers = every_layer.by_layer(right)
-    draw_steps(options.out, errors, exact)
-    draw_layers(options.out, layers, every_layer.by_layer(wrong))
 
     best = differences.best_steps(errors, exact)
     slopes = {name: Interval.of(values) for name, values in differences.exponents(errors, best).items()}
@@ -139,7 +137,10 @@ def main(arguments=None):
         },
         "worked": examples,
     }
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    draw_steps(options.out, errors, exact)
+    draw_layers(options.out, layers, every_layer.by_layer(wrong))
+    return recorded
 
 
 if __name__ == "__main__":

@@ -132,11 +132,6 @@ def main(arguments=None):
             results[name], accuracies[name], points, labels = measured(method, steps, seeds, options.seed)
         views[method.title] = points
     results["words"] = {"neighbours_alike": agreement(words, labels)}
-    curves(options.out, accuracies)
-    shown = slice(300) if options.quick else slice(None)
-    with stage("t-SNE of the words and the hidden layers"):
-        embeddings(options.out, {name: points[shown] for name, points in views.items()}, labels[shown], options.seed)
-
     by_loss, by_accuracy = (
         [Interval.of(results[name]["test_accuracy"][criterion]) for name in citations.METHODS] for criterion in CRITERIA
     )
@@ -154,7 +149,12 @@ def main(arguments=None):
         f"neighbour of a paper has its topic in {alike['gcn']:.1f %} and {alike['gat']:.1f %}, in that of the words alone in "
         f"{alike['mlp']:.1f %}; by the words themselves in {alike['words']:.1f} %."
     )
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    curves(options.out, accuracies)
+    shown = slice(300) if options.quick else slice(None)
+    with stage("t-SNE of the words and the hidden layers"):
+        embeddings(options.out, {name: points[shown] for name, points in views.items()}, labels[shown], options.seed)
+    return recorded
 
 
 if __name__ == "__main__":

@@ -142,13 +142,6 @@ def main(arguments=None):
         found = jnn.sweep(partial(study, steps, gradients), jnp.zeros(1), seeds=studies, seed=options.seed, data=data)
         found = jax.tree.map(lambda a: np.asarray(a[0]), found)
     curves = {way: progress(found[way]["validation"]) for way in NAMES}
-    with jnn.plots.style():
-        figure = Figure(figsize=(8, 3.2))
-        left, right = figure.subplots(1, 2)
-        draw_progress(left, curves)
-        winners(right, found)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        picture(options.out, "hypergradients", figure)
 
     results = {"price": price, "counted_price": PRICE}
     for way in NAMES:
@@ -172,7 +165,15 @@ def main(arguments=None):
         f"gradient took the time of {price['backward']:.1f} runs backward and {price['forward']:.1f} forward, and counts as "
         f"{PRICE}. Shown is one task, one start and one step size of the outer Adam, which was not searched."
     )
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    with jnn.plots.style():
+        figure = Figure(figsize=(8, 3.2))
+        left, right = figure.subplots(1, 2)
+        draw_progress(left, curves)
+        winners(right, found)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        picture(options.out, "hypergradients", figure)
+    return recorded
 
 
 if __name__ == "__main__":

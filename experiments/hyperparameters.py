@@ -155,8 +155,9 @@ def main(arguments=None):
             for method, (_, v, t) in found[name].items()
         }
         results[name]["effects"] = effects(*found[name]["grid"][:2])
+    recorded = record(options, said(results, repetitions, side), results)
     draw(options.out, found)
-    return record(options, said(results, repetitions, side), results)
+    return recorded
 
 
 if __name__ == "__main__":

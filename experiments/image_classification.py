@@ -132,11 +132,12 @@ def main(arguments=None):
     logits = jax.lax.map(lambda image: NETWORKS["cnn"].apply(params, state, image)[0], test[0], batch_size=500)
     results["confusion"] = np.asarray(jnn.metrics.confusion_matrix(logits, test[1])).tolist()
     results["features"] = {when: feature_maps.characters(model, images[:500]) for when, model in models["cnn"].items()}
+    recorded = record(options, described(results, list(models)), results)
     with jnn.plots.style():
         draw_mistakes(options.out, logits, *test)
         feature_maps.draw(options.out, models["cnn"]["after"], *test)
         draw_curves(options.out, curves, results, 40 * BATCH / len(train[1]) if options.quick else EPOCHS)
-    return record(options, described(results, list(models)), results)
+    return recorded
 
 
 def described(results, names) -> str:

@@ -135,7 +135,6 @@ def main(arguments=None):
             names = [f"{name} {depth} {title}" for name in VARIANCES]
             chosen |= dict(zip(names, grids[which, best], strict=True))
             grids_of |= dict(zip(names, grids, strict=True))
-    draw(options.out, found, depths, by_norm)
 
     shares = [np.divide(one["measured"], one["predicted"]) for of in found.values() for one in of.values()]
     deepest = {
@@ -159,7 +158,9 @@ def main(arguments=None):
     )
     training, grown = ({title: of.tolist() for title, of in one.items()} for one in (by_norm, grown))
     results = {"variances": found, "depths": depths, "training_accuracy": training, "learning_rate": rates_found}
-    return record(options, finding, results | {"at_every_rate": at_all, "growth": grown})
+    recorded = record(options, finding, results | {"at_every_rate": at_all, "growth": grown})
+    draw(options.out, found, depths, by_norm)
+    return recorded
 
 
 def _listed(by_scheme) -> str:

@@ -118,7 +118,6 @@ def main(arguments=None):
         "names": list(ATTRIBUTES),
         "always_no": 100 * float(1 - data[2][1].mean()),
     }
-    templates(options.out, found)
 
     softmax, hinge, several = (Interval.of(results[name]["test_accuracy"]) for name in ("softmax", "hinge", "attributes"))
     more = Interval.of(np.subtract(results["softmax"]["test_accuracy"], results["hinge"]["test_accuracy"]))
@@ -134,7 +133,9 @@ def main(arguments=None):
         f"functions of the class of which several may hold, are told by sigmoids, {several:.1f %} right; saying no to all gets "
         f"{results['attributes']['always_no']:.1f} %.{at_edge}"
     )
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    templates(options.out, found)
+    return recorded
 
 
 if __name__ == "__main__":

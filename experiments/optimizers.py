@@ -55,17 +55,14 @@ def main(arguments=None):
     parser.add_argument("--tasks", help=f"with commas (default: {','.join(TASKS)}; with --quick digits-linear)")
     parser.add_argument("--size", choices=("quick", "full"), default="quick", help="of the tasks (default: %(default)s)")
     options = parser.parse_args(arguments)
-    options.tasks = options.tasks or ("digits-linear" if options.quick else ",".join(TASKS))
-    tasks, trials, studies, rates, names, frames = options.tasks.split(","), 8, 32, RATES, list(OPTIMIZERS), 40
+    tasks = (options.tasks or ("digits-linear" if options.quick else ",".join(TASKS))).split(",")
+    trials, studies, rates, names, frames = 8, 32, RATES, list(OPTIMIZERS), 40
     if options.quick:
         trials, studies, rates, names, frames = 2, 4, RATES[::4], ["sgd", "momentum", "adam"], 10
     for task in tasks:
         find_task(task, options.size)  # refused before anything runs
     optimizers = {name: OPTIMIZERS[name] for name in names}
     found = surfaces.descents(optimizers, rates, options.seed)
-    surfaces.paths(options.out, found)
-    with stage("animation"):
-        surfaces.animation(options.out, found, frames)
     comparison = jnn.compare(
         optimizers,
         tasks,
@@ -76,8 +73,6 @@ def main(arguments=None):
         out=options.out / "comparison",
     )
     print(comparison)
-    differences(options.out, comparison.verdicts)
-
     judged, better = [], 0
     for task in tasks:
         rows = comparison.verdicts[comparison.verdicts.task == task]
@@ -104,7 +99,12 @@ def main(arguments=None):
         }
         for surface, of in found.items()
     }
-    return record(options, finding, {"verdicts": comparison.verdicts.to_dict("records"), "surfaces": walks})
+    recorded = record(options, finding, {"verdicts": comparison.verdicts.to_dict("records"), "surfaces": walks})
+    differences(options.out, comparison.verdicts)
+    surfaces.paths(options.out, found)
+    with stage("animation"):
+        surfaces.animation(options.out, found, frames)
+    return recorded
 
 
 if __name__ == "__main__":

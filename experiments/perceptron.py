@@ -103,7 +103,6 @@ def main(arguments=None):
             found = [solved(width, ACTIVATIONS[name], steps, seeds, options.seed) for width in widths]
         counts[name], rates[name] = map(list, zip(*found, strict=True))
     shares = {name: {w: Interval.of_share(n, seeds) for w, n in zip(widths, of, strict=True)} for name, of in counts.items()}
-    draw(options.out, sets, shares)
 
     ratios = {name: mistakes / bounds for name, (bounds, mistakes) in sets.items()}
     *most, exact = (r.max() for r in ratios.values())
@@ -133,7 +132,9 @@ def main(arguments=None):
         "widths": list(widths),
         "networks": seeds,
     }
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    draw(options.out, sets, shares)
+    return recorded
 
 
 if __name__ == "__main__":

@@ -111,9 +111,6 @@ def main(arguments=None):
     images = np.pad(images[:examples] / np.float32(255), [(0, 0), (2, 2), (2, 2), (0, 0)])
     with stage(f"shifts of {examples} pictures, {seeds} seeds"):
         curves = shifts.changes(images, 8, seeds, options.seed)
-    draw_fields(options.out, found, spreads)
-    draw_influences(options.out, influences)
-    draw_shifts(options.out, curves)
 
     equal = sum(a == b for a, b in found)
     predicted = {str(window): [float(fields.predicted_spread(depth, window)) for depth in DEPTHS] for window in windows}
@@ -151,7 +148,11 @@ def main(arguments=None):
         "spread_predicted": predicted,
         "curves": jax.tree.map(np.ndarray.tolist, curves),
     }
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    draw_fields(options.out, found, spreads)
+    draw_influences(options.out, influences)
+    draw_shifts(options.out, curves)
+    return recorded
 
 
 if __name__ == "__main__":

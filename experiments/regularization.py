@@ -129,7 +129,6 @@ def main(arguments=None):
     setting, params, *_ = runs["dropout"]
     first = jax.tree.map(lambda a: a[0], params)
     check = dropouts.agreement(network, first, test[0][:64], setting["rate"], 1000, jax.random.key(options.seed))
-    draw(options.out, found)
 
     none, at_edge = found["none"], edges(methods, found)
     others = "; ".join(
@@ -154,7 +153,9 @@ def main(arguments=None):
         f"masks and at test time; there they are {check['standard_errors']['inverted']:.2f} standard errors off the mean over "
         f"masks, class probabilities, behind the softmax, {check['probability']:.3f} off."
     )
-    return record(options, finding, {"methods": found, "at_edge": at_edge, "pruned_l1": pruned, "dropout": check})
+    recorded = record(options, finding, {"methods": found, "at_edge": at_edge, "pruned_l1": pruned, "dropout": check})
+    draw(options.out, found)
+    return recorded
 
 
 if __name__ == "__main__":

@@ -76,15 +76,16 @@ def main(arguments=None):
         batches[method] |= {of: of_best(count) for of, count in counts.items()}
     with stage("  changes of the gradient on one batch and on two"):
         noise = curvature_pairs.changes(problem, key, examples, SIZES)
-    descents.draw(options.out, found)
-    curvature_pairs.draw(options.out, SIZES, batches, min(run["loss"].min() for run in found[name].values()), noise)
 
     results = {"batches": batches, "sizes": SIZES, "noise": {name: value.mean(1).tolist() for name, value in noise.items()}}
     for name, methods in found.items():
         ends = {method: run["loss"][:, -1].tolist() for method, run in methods.items()}
         numbers = {method: run["number"] for method, run in methods.items()}
         results[name] = {"ends": ends, "numbers": numbers, "needed": descents.needed(methods)}
-    return record(options, said(results, seeds, batch_steps), results)
+    recorded = record(options, said(results, seeds, batch_steps), results)
+    descents.draw(options.out, found)
+    curvature_pairs.draw(options.out, SIZES, batches, min(run["loss"].min() for run in found[name].values()), noise)
+    return recorded
 
 
 def said(results, seeds: int, batch_steps: int) -> str:

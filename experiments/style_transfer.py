@@ -17,6 +17,7 @@ minutes on one core, --quick 20 seconds; with VGG-19 estimated at a quarter of a
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -58,12 +59,12 @@ def trained(steps: int, tested: int, seed: int) -> tuple[Network, float]:
     return Network(jnn.tree.select(params["vgg"], "stage_*"), mean, deviation), 100 * float(accuracy)
 
 
-def square(name: str, size: int):
+def square(name: Path, size: int):
     """The middle of a picture, by name or from a file, as float32 (size, size, 3) in [0, 1]."""
     from PIL import Image
 
-    if name in PICTURES:
-        pixels = jnn.data.picture(name)
+    if str(name) in PICTURES:
+        pixels = jnn.data.picture(str(name))
     else:
         try:
             pixels = np.asarray(Image.open(name).convert("RGB"))
@@ -117,9 +118,9 @@ def pictures(out, shown, histories):
 def main(arguments=None):
     quick = "48 pixels, 40 gradients, 2 seeds, a network trained for 60 steps"
     parser = commands.parser(__doc__, "style_transfer", quick=quick)
-    parser.add_argument("--weights", metavar="FILE", help="of VGG-19, safetensors (default: a small network trained here)")
-    parser.add_argument("--content", metavar="NAME", default="chelsea")
-    parser.add_argument("--style", metavar="NAME", default="starry_night")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="of VGG-19, safetensors (default: a small network)")
+    parser.add_argument("--content", type=Path, metavar="NAME", default="chelsea")
+    parser.add_argument("--style", type=Path, metavar="NAME", default="starry_night")
     options = parser.parse_args(arguments)
     size, steps, seeds, training_steps, tested = (48, 40, 2, 60, 2000) if options.quick else (128, 500, 3, 3000, 10_000)
     content, style = square(options.content, size), square(options.style, size)
@@ -139,7 +140,6 @@ def main(arguments=None):
         shown[f"by {name}"], histories[name] = pixels[0], history
         results[name] = {"rate": rate, **{part: values.tolist() for part, values in end.items()}}
         results[name]["at_first"] = {part: values[:, 0].tolist() for part, values in history.items()}
-    pictures(options.out, shown, histories)
 
     quasi, adam = (Interval.of(results[name]["loss"]) for name in OPTIMIZERS)
     before = {part: Interval.of(100 * np.array(values)) for part, values in results["L-BFGS"]["at_first"].items()}
@@ -159,7 +159,9 @@ def main(arguments=None):
         f"cosine from {results['Adam']['rate']}, the best of {len(rates)} rates{at_end} (mean and 95 % interval over {seeds} "
         f"seeds of the noise at the start){sooner}. One pair of pictures; whether it is a painting is for the eye."
     )
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    pictures(options.out, shown, histories)
+    return recorded
 
 
 if __name__ == "__main__":

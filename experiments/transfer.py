@@ -123,15 +123,16 @@ def main(arguments=None):
     accuracies, learning_rates = {}, {}
     for way, (_, frozen) in WAYS.items():
         accuracies[way], learning_rates[way] = chosen(found[way], grids[frozen])
-    with jnn.plots.style():
-        draw(options.out, accuracies)
     results = {
         "sizes": SIZES,
         "learning_rates": learning_rates,
         "test_accuracy": {way: values.tolist() for way, values in accuracies.items()},
         "source_accuracy": found["source"].tolist(),
     }
-    return record(options, described(accuracies, learning_rates, found["source"]), results)
+    recorded = record(options, described(accuracies, learning_rates, found["source"]), results)
+    with jnn.plots.style():
+        draw(options.out, accuracies)
+    return recorded
 
 
 def described(accuracies, learning_rates, source) -> str:

@@ -113,7 +113,6 @@ def main(arguments=None):
             chosen.setdefault(name, []).append(rate)
             if width == shown:
                 fits[name] = values[1]
-    draw(options.out, widths, errors, fits, shown)
 
     said, above = [], {}
     for name, of in errors.items():
@@ -140,7 +139,9 @@ def main(arguments=None):
     )
     results = {"widths": list(widths), "errors": errors, "learning_rates": chosen, "above_built": above}
     results["powers"] = {way: power(way) for way in ways}
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    draw(options.out, widths, errors, fits, shown)
+    return recorded
 
 
 if __name__ == "__main__":
