@@ -20,7 +20,6 @@ class Method(NamedTuple):
     rate: float  # of dropout
     decay: tuple[float, float]  # half of it times the square of each layer's weights is added to the loss
     learning_rate: float
-    steps: int
 
 
 glorot: dict[str, Any] = {"w_init": jnn.initializers.xavier_uniform()}
@@ -28,9 +27,9 @@ convolutions = jnn.graph_conv(16, **glorot), jax.nn.relu, jnn.graph_conv(7, **gl
 attentions = jnn.graph_attention(8, 8, rate=0.6, **glorot), jax.nn.elu, jnn.graph_attention(7, 1, rate=0.6, **glorot)
 products = jnn.on_nodes(jnn.dense(16, **glorot)), jax.nn.relu, jnn.on_nodes(jnn.dense(7, **glorot))
 METHODS = {
-    "gcn": Method("graph convolution", *convolutions, 0.5, (5e-4, 0.0), 0.01, 400),  # Kipf & Welling 2017, section 5.2
-    "gat": Method("graph attention", *attentions, 0.6, (5e-4, 5e-4), 0.005, 800),  # Velickovic et al. 2018, section 3.3
-    "mlp": Method("words alone", *products, 0.5, (5e-4, 0.0), 0.01, 400),
+    "gcn": Method("graph convolution", *convolutions, 0.5, (5e-4, 0.0), 0.01),  # Kipf & Welling 2017, section 5.2
+    "gat": Method("graph attention", *attentions, 0.6, (5e-4, 5e-4), 0.005),  # Velickovic et al. 2018, section 3.3
+    "mlp": Method("words alone", *products, 0.5, (5e-4, 0.0), 0.01),
 }
 
 

@@ -6,26 +6,41 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments.descents import started
+from experiments.descents import TITLES, started
 from experiments.findings import picture
+
+RATE = 0.1  # of the gradient descent whose changes are measured
+COUNTED = 100  # steps; later, on all examples, searches fail as the loss is at its least to rounding
 
 
 def on_batches(factory, problem):
-    """-> (hparams, key, data) -> the loss on all examples after steps on batches, whose size is one of the hparams. Those of
-    the example that stand lowest in an order, of which there is one for each seed and step, are the batch."""
+    """-> (hparams, key, data) -> the loss on all examples after steps on batches, whose size is one of the hparams, and of
+    L-BFGS the numbers of failed line searches and of pairs kept in the first COUNTED steps. Those of the examples that stand
+    lowest in an order, of which there is one for each seed and step, are the batch."""
 
     def run(hparams, key, data):
         training, begun = started(factory, problem, hparams, key, data)
 
         def step(train_state, ranks):
             chosen = (ranks < hparams["size"]).astype(jnp.float32)
-            return training.step(train_state, (*data["examples"], chosen))[0], None
+            after = training.step(train_state, (*data["examples"], chosen))[0]
+            return after, counted(train_state.opt_state, after.opt_state)
 
-        end, _ = jax.lax.scan(step, begun, data["ranks"][hparams["seed"]])
+        end, counts = jax.lax.scan(step, begun, data["ranks"][hparams["seed"]])
         params = jnn.optim.eval_params(end.opt_state, end.params)
-        return problem.loss(params, {}, data["examples"], key=key, train=True)[0]
+        loss = problem.loss(params, {}, data["examples"], key=key, train=True)[0]
+        return loss, jax.tree.map(lambda count: count[:COUNTED].sum(), counts)
 
     return run
+
+
+def counted(before, after) -> dict:
+    """What a step of L-BFGS did, told from the states around it; nothing of other optimizers."""
+    if not hasattr(after, "memory"):
+        return {}
+    newest = after.memory.weights[0]  # a failed search waits for the gradient at its best point, and forgets all pairs
+    kept = (newest != before.memory.weights[0]) & (newest != 0)
+    return {"failed searches": after.fresh & ~before.fresh, "kept pairs": kept}
 
 
 def changes(problem, key, data, sizes, draws: int = 50, descent: int = 10):
@@ -44,7 +59,7 @@ def changes(problem, key, data, sizes, draws: int = 50, descent: int = 10):
 
         def step(params, _):
             grads = each(params, *data)
-            moved = jax.tree.map(lambda p, g: p - 0.1 * jnp.mean(g, axis=0), params, grads)
+            moved = jax.tree.map(lambda p, g: p - RATE * jnp.mean(g, axis=0), params, grads)
             return moved, jnp.concatenate([g.reshape(len(data[1]), -1) for g in jax.tree.leaves(grads)], axis=1)
 
         return jax.lax.scan(step, params, length=descent + 1)[1]
@@ -71,10 +86,10 @@ def draw(out, sizes, batches, least: float, noise):
     with jnn.plots.style():
         figure = Figure(figsize=(8.5, 3))
         left, middle, right = figure.subplots(1, 3)
-        for color, (method, ends) in zip(jnn.plots.COLORS[2:], batches.items(), strict=False):
-            gap = np.maximum(np.array(ends) - least, 1e-6)
+        for color, (method, of) in zip(jnn.plots.COLORS[2:], batches.items(), strict=False):
+            gap = np.maximum(np.array(of["ends"]) - least, 1e-6)
             left.plot(sizes, gap, ".", color=color)
-            left.plot(sizes, np.median(gap, axis=1), color=color, label=method)
+            left.plot(sizes, np.median(gap, axis=1), color=color, label=TITLES[method])
         left.set(xscale="log", yscale="log", xlabel="batch size", title="training loss above the least")
         for color, which in zip(jnn.plots.COLORS, ("one", "two"), strict=False):
             label = {"one": "on one batch", "two": "on two batches"}[which]
@@ -82,7 +97,7 @@ def draw(out, sizes, batches, least: float, noise):
             right.plot(sizes, 100 * noise[f"down {which}"].mean(1), "o-", color=color, label=label)
         middle.plot(sizes[:-1], noise["formula"].mean(1)[:-1], "k:", label="formula for two")
         middle.set(xscale="log", yscale="log", xlabel="batch size", title="squared error of y / $|y|^2$")
-        right.set(xscale="log", xlabel="batch size", ylabel="% of pairs", title="curving downwards ($s'y \\leq 0$)")
+        right.set(xscale="log", xlabel="batch size", ylabel="% of changes", title="curving downwards ($s'y \\leq 0$)")
         for axes in (left, middle, right):
             axes.set_xticks(sizes, sizes)
             axes.minorticks_off()

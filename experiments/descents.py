@@ -1,6 +1,6 @@
 """Descents on all examples: the loss over steps, gradient evaluations and seconds, each method's number tuned."""
 
-import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
+from experiments.benchmarks.records import in_turns
 from experiments.findings import picture, stage
-from jnn.populations import workers
+
+TITLES = {"newton": "Newton", "newton_cg": "Newton by conjugate gradients", "lbfgs": "L-BFGS", "adam": "Adam"}
 
 
 def started(factory, problem, hparams, key, data):
@@ -62,18 +64,15 @@ def tuned(losses) -> int:
     return int(np.argmin(np.where(ends <= ends.min() + 1e-4, areas, np.inf)))
 
 
-def compared(methods: dict, problem, data, steps: dict, seeds: int) -> dict:
+def compared(methods: dict, problem, data, steps: dict, seeds: int, rounds: int = 3) -> dict:
     """methods: name -> (factory, numbers); steps: by method -> by method the tuned number and, over its steps, (seeds, steps):
-    the least loss so far, steps, gradient evaluations, and seconds, of one core, as a share of the time that all runs take."""
-    found = {}
+    the least loss so far, steps, gradient evaluations, and seconds, as many for each evaluation as the median run of the first
+    seed takes, timed alone and in turns with the other methods."""
+    found, alone = {}, {}
     for method, (factory, numbers) in methods.items():
         run, values = on_all_examples(method, factory, problem, steps[method]), np.array(numbers, np.float32)
         with stage(f"  {method}: {len(numbers)} trials, {seeds} seeds, {steps[method]} steps"):
             losses, taken = swept(run, data, values, seeds=seeds)
-            began = time.perf_counter()
-            swept(run, data, values, seeds=seeds)
-            runs = len(numbers) * seeds
-            each = (time.perf_counter() - began) * min(workers(), runs) / runs
         best = tuned(losses)
         done = taken[best] + 1
         found[method] = {
@@ -81,8 +80,15 @@ def compared(methods: dict, problem, data, steps: dict, seeds: int) -> dict:
             "loss": np.minimum.accumulate(np.nan_to_num(losses[best], nan=np.inf), axis=1),
             "steps": np.broadcast_to(np.arange(1, done.shape[1] + 1), done.shape),
             "evaluations": done,
-            "seconds": each * done / done[:, -1:],
         }
+        hparams = {"number": jnp.float32(numbers[best]), "seed": jnp.int32(0)}
+        alone[method] = partial(
+            lambda run, *given: jax.block_until_ready(run(*given)), jax.jit(run), hparams, jax.random.key(0), data
+        )
+    with stage(f"  the tuned runs alone, in turns, {rounds} times"):
+        seconds = in_turns(alone, rounds)
+    for method, run in found.items():
+        run["seconds"] = np.median(seconds[method]) * run["evaluations"] / run["evaluations"][0, -1]
     return found
 
 
@@ -109,8 +115,8 @@ def draw(out, found):
             for color, (method, run) in zip(jnn.plots.COLORS, methods.items(), strict=False):
                 for axes, measure in zip(row, ("steps", "evaluations", "seconds"), strict=True):
                     gap = np.maximum(run["loss"] - least, 1e-6)  # what float32 can tell apart
-                    axes.plot(run[measure].T, gap.T, color=color, linewidth=1, label=[method] + [None] * (len(gap) - 1))
-                    axes.set(xscale="log", yscale="log", xlabel=measure)
+                    axes.plot(run[measure].T, gap.T, color=color, linewidth=1, label=[TITLES[method]] + [None] * (len(gap) - 1))
+                    axes.set(xscale="log", yscale="log", xlabel={"evaluations": "gradient evaluations"}.get(measure, measure))
             row[0].set(ylabel="training loss above the least", title=name)
-            row[2].legend()
+        figure.legend(*row[2].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
         picture(out, "descent", figure)

@@ -43,6 +43,14 @@ def leaked(rng, train, validation):
     return train, tuple(np.concatenate([a[:n], b[n:]]) for a, b in zip(train, validation, strict=True))
 
 
+def repeated(rng, train, validation):
+    """A tenth of the training examples are copies of others."""
+    place = np.arange(len(train[1]))
+    copies = rng.permutation(len(place))[: len(place) // 10]
+    place[copies] = rng.choice(np.setdiff1d(place, copies), len(copies))
+    return tuple(a[place] for a in train), validation
+
+
 def unbalanced(rng, train, validation):
     """Of the eights and nines one in twenty is left; so that shapes stay, copies of others take their place."""
     images, labels = train
@@ -98,6 +106,7 @@ SETUPS = {
         network(b_init=jnn.initializers.constant(-3.0)),
     ),
     "leaked examples": Setup("a quarter of the validation set is trained on", "shared examples", data=leaked),
+    "repeated examples": Setup("a tenth of the training set are copies", "duplicates", data=repeated),
     "unbalanced": Setup("of two classes one in twenty is left", "class balance", ("validation gap",), data=unbalanced),
     "few examples": Setup("40 examples to train on", "validation gap", data=few),
     "heavy penalty": Setup(

@@ -6,6 +6,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jnn
+from experiments.findings import Interval
 
 POOLS = {"max_pool": jnn.max_pool, "avg_pool": jnn.avg_pool}
 
@@ -75,12 +76,17 @@ def influence(depth: int, window: int, activation, seeds: int, seed: int, *, axe
 
 
 def predicted_spread(depth, window: int):
-    """The standard deviation of the sum of `depth` uniform steps within a window, in pixels."""
+    """The standard deviation of the sum of `depth` uniform steps within a window, in places."""
     return np.sqrt(depth * (window**2 - 1) / 12)
 
 
-def spread(influence) -> np.ndarray:
-    """The standard deviation of the place that it weighs, in pixels, (seeds,)."""
+def second_moment(influence) -> np.ndarray:
+    """The mean square distance from the field's centre of the places that it weighs, (seeds,)."""
     place = np.arange(influence.shape[-1])
-    mean = influence @ place
-    return np.sqrt(influence @ place**2 - mean**2)
+    return influence @ (place - place.mean()) ** 2
+
+
+def spread(moments) -> Interval:
+    """The root of the mean of second moments (seeds,), in places. The root is taken last, of the interval's ends as well: the
+    mean of roots is too low, and so is a deviation about each seed's own mean."""
+    return Interval(float(np.sqrt(max(value, 0.0))) for value in Interval.of(moments))

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from experiments import commands
 from experiments.benchmarks import records
 from jnn.comparison.statistics import exact_interval
 
@@ -42,6 +44,19 @@ class Interval(tuple):
         return f"{mean}{space}{unit} ({ends[0]} to {ends[1]})" if ends else f"{mean}{space}{unit}"
 
 
+def is_at_edge(value, tried) -> bool:
+    """Whether a value is the lowest or the highest of several that were tried."""
+    return len(tried) > 1 and value in (min(tried), max(tried))
+
+
+def edges(chosen: Mapping[str, float], grid) -> str:
+    """A sentence that names what chose the lowest or the highest value of its grid, " ..." to follow another; empty if none.
+    grid: one for all, or one for each name."""
+    tried = lambda name: grid[name] if isinstance(grid, Mapping) else grid
+    named = [f"{name} ({value:.2g})" for name, value in chosen.items() if is_at_edge(value, tried(name))]
+    return f" Chosen at an edge of the grid of learning rates: {', '.join(named)}." if named else ""
+
+
 @contextmanager
 def stage(text: str) -> Iterator[None]:
     """Says what is being done, and how long it took."""
@@ -52,8 +67,6 @@ def stage(text: str) -> Iterator[None]:
     except BaseException:
         print(file=sys.stderr)
         raise
-    import jax
-
     jax.block_until_ready(jax.live_arrays())  # what was begun here and not asked for yet
     print(f" {time.perf_counter() - began:.1f} s", file=sys.stderr)
 
@@ -77,11 +90,12 @@ def interval_rows(axes, intervals: Mapping[str, Interval], *, up: float = 0.0, *
 
 
 def record(options, finding: str, results: Mapping) -> dict:
-    """Writes OUT/results.json with the finding, the numbers, the options and where it was run; prints the finding. Returns
-    the numbers."""
-    asked = {name: value for name, value in vars(options).items() if name != "out"}
-    results = dict(results)
+    """Writes OUT/results.json with the finding, the numbers, the options, the command that gives them again and where it was
+    run; prints the finding. Returns the numbers. Called before the pictures are drawn, whose failure then loses none."""
+    about = {"finding": finding, "options": commands.asked(options), "command": commands.command(options)}
+    about["seconds"] = time.perf_counter() - BEGAN
+    if taken := about.keys() & results.keys():
+        raise ValueError(f"results named as what is recorded with them: {', '.join(sorted(taken))}")
     print(f"\n{finding}\n")
-    seconds = time.perf_counter() - BEGAN
-    records.write(options.out, "results", {"finding": finding, "options": asked, "seconds": seconds, **results})
-    return results
+    records.write(options.out, "results", {**about, **results})
+    return dict(results)

@@ -24,7 +24,7 @@ PICTURES = {
     "perceptron": "perceptron",
     "computation_graph": "neuron",
     "gradient_check": "steps",
-    "activations": "gradients",
+    "activations": "speed",
     "initialization": "variances",
     "batch_norm": "heatmaps",
     "regularization": "gap",
@@ -49,7 +49,8 @@ TOP = """# Experiments
 
 One script, one question. Each runs as `python -m experiments.NAME`, takes `--help`, `--seed`, `--out` and `--quick` (under a
 minute on two cores), and writes `results.json`, its pictures as PNG and SVG, and its finding. What follows was recorded in full
-size; intervals are 95 % intervals of the mean over seeds. This page is written by `python -m experiments.gallery`.
+size; intervals are 95 % intervals of the mean over seeds unless a finding says otherwise. This page is written by
+`python -m experiments.gallery`.
 """
 
 
@@ -63,33 +64,40 @@ def entry(name: str) -> str:
     """A section of the gallery, from the record of an experiment."""
     record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     results, machine = record["results"], record["environment"]
-    size = "`--quick`" if results["options"]["quick"] else "full size"
     cores = machine["machine"]["cores"]
     where = f"{machine['device']['kind']}, {cores} core{'s' * (cores != 1)}"
     minutes = results["seconds"] / 60
     took = f"{minutes:.0f} min" if minutes >= 1.5 else f"{results['seconds']:.0f} s"
     return (
         f"## {name}\n\n**{question(name)}**\n\n{results['finding']}\n\n![{question(name)}](results/{name}.png)\n\n"
-        f"`python -m experiments.{name}` ({size}, {took} on {where}; {record['environment']['date'][:10]})\n"
+        f"`{results['command']}` ({took} on {where}; {machine['date'][:10]})\n"
     )
 
 
 def keep(folder: Path):
-    """Copies an experiment's numbers and main picture."""
+    """Copies an experiment's numbers and main picture. What --quick found is not for the gallery."""
     try:
-        name = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]["options"]["experiment"]
+        options = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]["options"]
+        name, quick = options["experiment"], options["quick"]
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{folder} holds no results of an experiment") from error
     if name not in PICTURES:
         raise InputError(f"{folder}: {name} is not in the gallery")
+    if quick:
+        raise InputError(f"{folder}: {name} was run with --quick; the gallery shows the full size")
+    shown = folder / f"{PICTURES[name]}.png"
+    if not shown.exists():
+        raise InputError(f"{folder} lacks the picture {shown.name}, without which {name} is not shown")
     RESULTS.mkdir(exist_ok=True)
+    shutil.copyfile(shown, RESULTS / f"{name}.png")
     shutil.copyfile(folder / "results.json", RESULTS / f"{name}.json")
-    shutil.copyfile(folder / f"{PICTURES[name]}.png", RESULTS / f"{name}.png")
 
 
 def page() -> str:
     """The gallery, of the experiments that are recorded."""
-    return "\n".join([TOP, *(entry(name) for name in PICTURES if (RESULTS / f"{name}.json").exists())])
+    names = [name for name in PICTURES if (RESULTS / f"{name}.json").exists()]
+    contents = "".join(f"- [{name}](#{name}): {question(name)}\n" for name in names)
+    return "\n".join([TOP, contents, *map(entry, names)])
 
 
 def main(arguments=None):

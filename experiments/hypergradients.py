@@ -104,13 +104,22 @@ def prices(steps: int, data) -> dict[str, float]:
     return {"run_seconds": best["run"], **{way: best[way] / best["run"] for way in ("backward", "forward")}}
 
 
-def progress(axes, found):
+def progress(validation) -> dict[str, list]:
+    """(studies, candidates) -> over candidates the geometric mean of the best loss so far, and its 95 % interval."""
+    best = np.minimum.accumulate(np.nan_to_num(validation, nan=np.inf), axis=1)
+    curves = np.exp([Interval.of(column) for column in np.log(best).T]).T
+    return dict(zip(("mean", "low", "high"), curves.tolist(), strict=True))
+
+
+def draw_progress(axes, curves):
     """The best loss so far against what was spent, in runs."""
     for (way, name), color in zip(NAMES.items(), jnn.plots.COLORS, strict=False):
-        best = np.minimum.accumulate(np.where(np.isfinite(found[way]["validation"]), found[way]["validation"], np.inf), axis=1)
-        spent = (PRICE if way == "gradient" else 1) * np.arange(1, best.shape[1] + 1)
-        jnn.plots.band(axes, spent, best, label=name, color=color)
+        mean, *ends = curves[way].values()
+        spent = (PRICE if way == "gradient" else 1) * np.arange(1, len(mean) + 1)
+        axes.plot(spent, mean, label=name, color=color)
+        axes.fill_between(spent, *ends, color=color, alpha=0.2, linewidth=0)
     axes.set(xscale="log", yscale="log", xlabel=f"compute (runs; a gradient is {PRICE})", ylabel="best validation loss (nats)")
+    axes.set_title("Geometric means, 95 % intervals")
 
 
 def winners(axes, found):
@@ -132,25 +141,23 @@ def main(arguments=None):
     with stage(f"{studies} studies of {gradients} gradients, and of {PRICE * gradients} runs for each search"):
         found = jnn.sweep(partial(study, steps, gradients), jnp.zeros(1), seeds=studies, seed=options.seed, data=data)
         found = jax.tree.map(lambda a: np.asarray(a[0]), found)
-    with jnn.plots.style():
-        figure = Figure(figsize=(8, 3.2))
-        left, right = figure.subplots(1, 2)
-        progress(left, found)
-        winners(right, found)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        picture(options.out, "hypergradients", figure)
+    curves = {way: progress(found[way]["validation"]) for way in NAMES}
 
     results = {"price": price, "counted_price": PRICE}
     for way in NAMES:
-        rates = found[way]["rates"]
-        results[way] = {"test_loss": found[way]["test"].tolist(), "first_rate": rates[:, 0].tolist()}
+        results[way] = {"test_loss": found[way]["test"].tolist(), "first_rate": found[way]["rates"][:, 0].tolist()}
+        results[way]["best_validation_loss_so_far"] = curves[way]
         results[way]["validation_loss"] = np.nanmin(found[way]["validation"], axis=1).tolist()
     results["start_loss"] = found["gradient"]["validation"][:, 0].tolist()
     loss = {way: Interval.of(results[way]["test_loss"]) for way in NAMES}
     against = {way: Interval.of(found["gradient"]["test"] - found[way]["test"]) for way in list(NAMES)[1:]}
     start = Interval.of(results["start_loss"])
+    _, low, high = against["search"]
+    compared = "ahead of" if high < 0 else "behind" if low > 0 else "with no difference shown from"
     finding = (
-        f"From a constant rate of 0.01, with a validation loss of {start:.3f}, {gradients} gradients through whole runs of "
+        f"It can: {gradients} gradients bring the loss on validation from {start[0]:.3f} to "
+        f"{np.mean(results['gradient']['validation_loss']):.3f}, on the test part {compared} a random search with the same "
+        f"compute. From a constant rate of 0.01, with a validation loss of {start:.3f}, the gradients through whole runs of "
         f"{steps} steps lead to learning rates with a test loss of {loss['gradient']:.3f} (mean and 95 % interval over "
         f"{studies} studies). With {PRICE * gradients} runs, a random search of the same {KNOTS} knots reaches "
         f"{loss['search']:.3f}, of a cosine's peak alone {loss['cosine']:.3f}, of a constant {loss['constant']:.3f}; the "
@@ -158,7 +165,15 @@ def main(arguments=None):
         f"gradient took the time of {price['backward']:.1f} runs backward and {price['forward']:.1f} forward, and counts as "
         f"{PRICE}. Shown is one task, one start and one step size of the outer Adam, which was not searched."
     )
-    return record(options, finding, results)
+    recorded = record(options, finding, results)
+    with jnn.plots.style():
+        figure = Figure(figsize=(8, 3.2))
+        left, right = figure.subplots(1, 2)
+        draw_progress(left, curves)
+        winners(right, found)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        picture(options.out, "hypergradients", figure)
+    return recorded
 
 
 if __name__ == "__main__":

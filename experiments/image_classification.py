@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 import jnn
 from experiments import commands, feature_maps
 from experiments.fashion import CLASSES, cnn, inception, parts, resnet, vgg
-from experiments.findings import Interval, picture, record, stage
+from experiments.findings import Interval, is_at_edge, picture, record, stage
 
 NETWORKS = {"cnn": cnn(), "vgg": vgg(), "resnet": resnet(), "inception": inception()}
 AMOUNTS = {"plain": 0.0, "augmented": 1.0}
@@ -132,11 +132,12 @@ def main(arguments=None):
     logits = jax.lax.map(lambda image: NETWORKS["cnn"].apply(params, state, image)[0], test[0], batch_size=500)
     results["confusion"] = np.asarray(jnn.metrics.confusion_matrix(logits, test[1])).tolist()
     results["features"] = {when: feature_maps.characters(model, images[:500]) for when, model in models["cnn"].items()}
+    recorded = record(options, described(results, list(models)), results)
     with jnn.plots.style():
         draw_mistakes(options.out, logits, *test)
         feature_maps.draw(options.out, models["cnn"]["after"], *test)
         draw_curves(options.out, curves, results, 40 * BATCH / len(train[1]) if options.quick else EPOCHS)
-    return record(options, described(results, list(models)), results)
+    return recorded
 
 
 def described(results, names) -> str:
@@ -147,7 +148,7 @@ def described(results, names) -> str:
     gain = Interval.of(augmented - plain)
     low, high = (0.0 if end is None else end for end in gain[1:])  # of one seed no interval
     helps = "helps" if low > 0 else "harms" if high < 0 else "is not shown to change"
-    at_end = [name for name in names if results[name]["learning_rate"] in (RATES[0], RATES[-1])]
+    at_end = [name for name in names if is_at_edge(results[name]["learning_rate"], RATES)]
     confused = np.array(results["confusion"])
     np.fill_diagonal(confused, 0)
     true, said = np.unravel_index(confused.argmax(), confused.shape)

@@ -1,4 +1,4 @@
-"""Does the variance of activations go through a deep network as predicted, and how deep can it then be?
+"""Does the mean square of activations go through a deep network as predicted, and how deep can it then be?
 
 python -m experiments.initialization [--quick] [--seed 0] [--out runs/initialization]
 
@@ -7,11 +7,16 @@ deviation 0.01), large (0.2), xavier (Glorot & Bengio 2010) and kaiming (He et a
 square of a layer's outputs is measured over random networks and predicted: q' = n_in var(w) q / 2 for relu, exact in the mean,
 and E[tanh(sqrt(n_in var(w) q) z)^2] for tanh, z normal, for wide layers (Poole et al. 2016). Then networks of 2 to 64
 layers of 64 units with relu are trained for 300 steps of momentum on 1,297 digits, without and with batch norm before the
-activation (Ioffe & Szegedy 2015), and judged by their training accuracy, each at the learning rate that is best on validation.
+activation (Ioffe & Szegedy 2015), and judged by their training accuracy, each at the learning rate whose worst seed is best on
+validation. The rates begin lower where a small run had its best there. How the gradient grows with depth is measured too: by
+sqrt(pi / (pi - 1)) = 1.21 a layer behind batch norm and relu (Yang et al. 2019).
 
-Expected: measured over predicted between 0.9 and 1.1 in every layer. Behind 16 layers of relu 5e-31 (small), 2e11 (large),
-1e-5 (xavier), 1 (kaiming). Deepest relu network that trains in every seed: 2 layers (small), 16 (large), 8 (xavier), 16
-(kaiming), with batch norm 16 of each. About 12 minutes on one core, --quick under a minute.
+Expected: measured over predicted between 0.9 and 1.1 in every layer. Behind 16 layers of relu 5e-31 (small), 2e11 (large), 1e-5
+(xavier), 1 (kaiming). Deepest relu network that trains in every seed: 2 layers (small), 16 (large), 8 (xavier), 16 (kaiming),
+with batch norm 16 of each (with narrower grids; to be recorded). At 64 layers batch norm's gradient grows by 1.22 a layer, from
+0.5 at the last to 2e5 at the first. That alone does not explain why these networks do not train: Adam, which does not feel a
+gradient's scale, leaves them at 11 to 13 % too (one seed, rates of 1e-4 to 1e-2). About 16 minutes on one core, --quick under a
+minute.
 """
 
 import sys
@@ -22,8 +27,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jnn
-from experiments import commands, towers
-from experiments.findings import Interval, picture, record, stage
+from experiments import commands, mean_squares, towers
+from experiments.findings import Interval, edges, picture, record, stage
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 SMALL, LARGE = 0.01, 0.2
@@ -33,86 +38,67 @@ VARIANCES = {  # of the weights, by the number of inputs, which is that of outpu
     "xavier": lambda n: 1 / n,
     "kaiming": lambda n: 2 / n,
 }
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 WIDTH = 64
 
 
-def mean_square(activation, variance: float) -> float:
-    """E[activation(z)^2], z normal with mean 0: by the trapezoid rule, which is spectrally exact for such integrands."""
-    z = np.linspace(-12, 12, 4001)
-    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    outputs = np.asarray(activation(jnp.asarray(np.sqrt(variance) * z, jnp.float32)), float)
-    return float(np.trapezoid(density * outputs**2, z))
+def rates_for(name: str, depth: int, normed: bool, rates) -> np.ndarray:
+    """Thirty times lower where gradients are large: behind batch norm they go as 1 / std of the weights, and without it
+    large weights let them grow with depth."""
+    lower = (name, normed) == ("small", True) or ((name, normed) == ("large", False) and depth >= 32)
+    return np.asarray(rates) / (30 if lower else 1)
 
 
-def predicted(activation, gain: float, depth: int, q: float = 1.0) -> np.ndarray:
-    """(depth,): the mean square of each layer's outputs. gain: n_in var(w). q: mean square of the inputs."""
-    layers = []
-    for _ in range(depth):
-        q = gain * q / 2 if activation is jax.nn.relu else mean_square(activation, gain * q)
-        layers.append(q)
-    return np.array(layers)
-
-
-def measured(activation, std, depth: int, x, networks: int, seed: int) -> np.ndarray:
-    """(std, networks, depth): the mean square of each layer's outputs in random networks. std: (n,) of the weights."""
-
-    def run(std, key, x):
-        block = jnn.serial(jnn.dense(x.shape[-1], w_init=jnn.initializers.normal(std)), activation)
-        params, _ = towers.tower(block, depth).init(key, x)
-        return jnp.mean(jnp.square(towers.layer_outputs(block, params, x)), axis=(1, 2))
-
-    return np.asarray(jnn.sweep(run, jnp.asarray(std, jnp.float32), seeds=networks, seed=seed, data=x))
+def block(std, normed: bool):
+    norm = (jnn.batch_norm(),) if normed else ()
+    return jnn.serial(jnn.dense(WIDTH, w_init=jnn.initializers.normal(std)), *norm, jax.nn.relu)
 
 
 def trained(depth: int, normed: bool, data, rates, steps: int, seeds: int, seed: int):
-    """Training accuracy in percent (initializations, seeds) at the learning rates of the best mean accuracy on validation, and
-    these rates (initializations,)."""
+    """Training accuracy in percent at every rate, (initializations, rates, seeds); the rates, (initializations, rates); and
+    which of them has the best least accuracy of a seed on validation, of equals the best mean, (initializations,)."""
 
     def run(hparams, key, data):
-        norm = (jnn.batch_norm(),) if normed else ()
-        block = jnn.serial(jnn.dense(WIDTH, w_init=jnn.initializers.normal(hparams["std"])), *norm, jax.nn.relu)
-        objective = towers.classifier(towers.tower(block, depth))
+        objective = towers.classifier(towers.tower(block(hparams["std"], normed), depth))
         training = jnn.training(objective, jnn.optim.momentum(hparams["rate"]))
         end = jnn.fit(training, data["train"], key=key, steps=steps, batch_size=64).train_state
         return [jnn.evaluate(objective, end.params, end.state, data[part])["accuracy"] for part in ("train", "validation")]
 
     std = np.sqrt([variance(WIDTH) for variance in VARIANCES.values()])
-    grid = {"std": np.repeat(std, len(rates)), "rate": np.tile(rates, len(std))}
+    grids = np.array([rates_for(name, depth, normed, rates) for name in VARIANCES])
+    grid = {"std": np.repeat(std, len(rates)), "rate": grids.ravel()}
     grid = {name: jnp.asarray(values, jnp.float32) for name, values in grid.items()}
     with stage(f"{depth} layers, {'with' if normed else 'without'} batch norm: {len(grid['std'])} trials, {seeds} seeds"):
         scores = jnn.sweep(run, grid, seeds=seeds, seed=seed, data=data)
         accuracy, validation = (100 * np.asarray(a).reshape(len(std), len(rates), seeds) for a in scores)
-    best = validation.mean(axis=2).argmax(axis=1)
-    return accuracy[np.arange(len(std)), best], np.asarray(rates)[best]
+    best = (validation.min(axis=2) + 1e-3 * validation.mean(axis=2)).argmax(axis=1)
+    return accuracy, grids, best
 
 
-def variances(out, found):
+def draw(out, found, depths, by_norm):
+    """Above the mean squares, below the accuracies by depth."""
     with jnn.plots.style():
-        figure = Figure(figsize=(9, 3.6))
-        for axes, (name, by_scheme) in zip(figure.subplots(1, 2), found.items(), strict=True):
+        figure = Figure(figsize=(9, 6.4))
+        above, below = figure.subplots(2, 2)
+        for axes, (name, by_scheme) in zip(above, found.items(), strict=True):
             for color, (scheme, one) in zip(jnn.plots.COLORS, by_scheme.items(), strict=False):
                 layers = np.arange(1, len(one["predicted"]) + 1)
                 axes.plot(layers, one["predicted"], color=color, linewidth=1)
                 axes.plot(layers, one["measured"], "o", color=color, markersize=4, label=scheme)
             title = f"{name}: points measured, lines predicted"
             axes.set(yscale="log", xlabel="layer", ylabel="mean square of the outputs", title=title)
-        figure.axes[0].legend()
-        picture(out, "variances", figure)
-
-
-def depths_picture(out, depths, found):
-    with jnn.plots.style():
-        figure = Figure(figsize=(9, 3.2))
-        for axes, (title, accuracy) in zip(figure.subplots(1, 2, sharey=True), found.items(), strict=True):
-            for color, name, values in zip(jnn.plots.COLORS, VARIANCES, np.moveaxis(accuracy, 0, -1), strict=False):
-                jnn.plots.band(axes, depths, values, label=name, color=color, marker="o", markersize=3)
+            axes.legend()
+        for axes, (title, accuracy) in zip(below, by_norm.items(), strict=True):
+            for color, mark, name, values in zip(
+                jnn.plots.COLORS, "o^sD", VARIANCES, np.moveaxis(accuracy, 0, -1), strict=False
+            ):
+                jnn.plots.band(axes, depths, values, label=name, color=color, marker=mark, markersize=3)
             axes.set(xscale="log", xlabel="hidden layers", title=f"relu, {title} batch norm", ylim=(0, 103))
             axes.set_xticks(depths, depths)
             axes.minorticks_off()
-        figure.axes[0].set_ylabel("training accuracy after the run, %")
-        figure.axes[0].legend()
-        picture(out, "depths", figure)
+            axes.legend()
+        below[0].set_ylabel("training accuracy after the run, %")
+        picture(out, "variances", figure)
 
 
 def main(arguments=None):
@@ -126,21 +112,31 @@ def main(arguments=None):
     for name, activation in ACTIVATIONS.items():
         with stage(f"{name}: {networks} networks of each initialization"):
             std = [np.sqrt(gain / 256) for gain in gains.values()]
-            squares = measured(activation, std, 16, strips, networks, options.seed)
+            squares = mean_squares.measured(activation, std, 16, strips, networks, options.seed)
         found[name] = {
-            scheme: {"measured": values.mean(axis=0).tolist(), "predicted": predicted(activation, gain, 16).tolist()}
+            scheme: {
+                "measured": values.mean(axis=0).tolist(),
+                "standard_error": (values.std(axis=0, ddof=1) / np.sqrt(networks)).tolist(),
+                "predicted": mean_squares.predicted(activation, gain, 16).tolist(),
+            }
             for (scheme, gain), values in zip(gains.items(), squares, strict=True)
         }
-    by_norm, rates_found = {}, {}
+    by_norm, rates_found, at_all, grown, chosen, grids_of = {}, {}, {}, {}, {}, {}
+    which, kaiming = np.arange(len(VARIANCES)), VARIANCES["kaiming"](WIDTH) ** 0.5
+    batch = tuple(part[:64] for part in data["train"])
     for title in ("without", "with"):
-        runs = [trained(depth, title == "with", data, rates, steps, seeds, options.seed) for depth in depths]
-        by_norm[title] = np.array([accuracy for accuracy, _ in runs])  # (depths, initializations, seeds)
-        rates_found[title] = [best.tolist() for _, best in runs]
-    variances(options.out, found)
-    depths_picture(options.out, depths, by_norm)
+        normed = title == "with"
+        runs = [trained(depth, normed, data, rates, steps, seeds, options.seed) for depth in depths]
+        by_norm[title] = np.array([accuracy[which, best] for accuracy, _, best in runs])  # (depths, initializations, seeds)
+        rates_found[title] = [grids[which, best].tolist() for _, grids, best in runs]
+        at_all[title] = [{"rates": grids.tolist(), "training_accuracy": accuracy.tolist()} for accuracy, grids, _ in runs]
+        grown[title] = mean_squares.gradient_growth(block(kaiming, normed), depths[-1], batch, networks // 8, options.seed)
+        for depth, (_, grids, best) in zip(depths, runs, strict=True):
+            names = [f"{name} {depth} {title}" for name in VARIANCES]
+            chosen |= dict(zip(names, grids[which, best], strict=True))
+            grids_of |= dict(zip(names, grids, strict=True))
 
     shares = [np.divide(one["measured"], one["predicted"]) for of in found.values() for one in of.values()]
-    last = {name: {scheme: one["measured"][-1] for scheme, one in of.items()} for name, of in found.items()}
     deepest = {
         title: ", ".join(
             f"{name} {max((d for d, ok in zip(depths, (values[:, i] > 90).all(axis=1), strict=True) if ok), default='none')}"
@@ -149,21 +145,26 @@ def main(arguments=None):
         for title, values in by_norm.items()
     }
     finding = (
-        f"Behind 16 layers the mean square of the outputs, of inputs with 1, is with relu {_listed(last['relu'])}, with tanh "
-        f"{_listed(last['tanh'])}. Measured over predicted lies between {np.min(shares):.2f} and {np.max(shares):.2f} in all "
-        f"layers (means over {networks} networks). The deepest relu network of {', '.join(map(str, depths))} layers that "
-        f"every seed trains to 90 % of the training digits within {steps} steps: without batch norm {deepest['without']}; "
-        f"with it {deepest['with']}. With kaiming at {depths[-1]} layers the training accuracy is "
-        f"{Interval.of(by_norm['without'][-1, 3]):.1f %} without and {Interval.of(by_norm['with'][-1, 3]):.1f %} with batch "
-        "norm."
+        f"Behind 16 layers the mean square of the outputs, for inputs of mean square 1, is with relu {_listed(found['relu'])}, "
+        f"with tanh {_listed(found['tanh'])} (means over {networks} networks, ± their standard error). Measured over predicted "
+        f"lies between {np.min(shares):.2f} and {np.max(shares):.2f} in all layers. The deepest relu network of "
+        f"{', '.join(map(str, depths))} layers that every seed trains to 90 % of the training digits within {steps} steps: "
+        f"without batch norm {deepest['without']}; with it {deepest['with']}. With kaiming at {depths[-1]} layers the "
+        f"training accuracy is {Interval.of(by_norm['without'][-1, 3]):.1f %} without and "
+        f"{Interval.of(by_norm['with'][-1, 3]):.1f %} with batch "
+        f"norm; before training the gradient's norm grows there, from a layer to the one before, by a factor of "
+        f"{Interval.of(grown['without']):.2f} and {Interval.of(grown['with']):.2f} (theory for batch norm: 1.21)."
+        f"{edges(chosen, grids_of)}"
     )
-    training = {title: values.tolist() for title, values in by_norm.items()}
+    training, grown = ({title: of.tolist() for title, of in one.items()} for one in (by_norm, grown))
     results = {"variances": found, "depths": depths, "training_accuracy": training, "learning_rate": rates_found}
-    return record(options, finding, results)
+    recorded = record(options, finding, results | {"at_every_rate": at_all, "growth": grown})
+    draw(options.out, found, depths, by_norm)
+    return recorded
 
 
-def _listed(numbers) -> str:
-    return ", ".join(f"{value:.1e} ({name})" for name, value in numbers.items())
+def _listed(by_scheme) -> str:
+    return ", ".join(f"{of['measured'][-1]:.1e} ± {of['standard_error'][-1]:.0e} ({name})" for name, of in by_scheme.items())
 
 
 if __name__ == "__main__":

@@ -157,9 +157,10 @@ def main(arguments=None):
                     found[network] = {"test": test[best].tolist(), "learning_rate": rates[best]}
                     if changes is not None:
                         norms["before"][network], norms["after"][network] = np.moveaxis(np.asarray(changes[mine][best]), 1, 0)
-    draw(options.out, results, norms)
     results["gradients"] = {when: {network: of.tolist() for network, of in each.items()} for when, each in norms.items()}
-    return record(options, described(results, seeds, steps), results)
+    recorded = record(options, described(results, seeds, steps), results)
+    draw(options.out, results, norms)
+    return recorded
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 METHODS = ("grid", "random", "coarse to fine")
+CAP = float(np.log(10.0))  # nats, the loss of equal scores
 
 
 def grid(key, side: int):
@@ -42,3 +43,14 @@ def searched(score, keys, side: int) -> dict:
 def winners(validation, test) -> np.ndarray:
     """The test loss of each repetition's best trial by validation."""
     return test[np.arange(len(test)), validation.argmin(axis=1)]
+
+
+def effects(points, validation) -> list[float]:
+    """The share of the variance of the log loss, capped at CAP, over each repetition's grid, that each number has by itself: of
+    the learning rate, of the penalty."""
+    shares = []
+    for where, losses in zip(points, np.log(np.minimum(validation, CAP)), strict=True):
+        total = losses.var()
+        means = [[losses[column == value].mean() for value in np.unique(column)] for column in where.T]
+        shares.append([np.var(m) / total for m in means])
+    return np.mean(shares, axis=0).tolist()

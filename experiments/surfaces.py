@@ -1,6 +1,5 @@
 """Surfaces of two numbers, and the ways of optimizers down them."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -39,9 +38,7 @@ def descent(factory):
 
     def train(hparams, key, data):
         def init(key, batch):
-            start = data["start"][hparams["surface"]]
-            # a start of its own for each key; on the saddle's ridge hardly any is on the ridge itself
-            return {"at": start + jnp.array([0.1, 0.01]) * jax.random.normal(key, (2,))}, {}
+            return {"at": data["starts"][hparams["surface"], hparams["start"]]}, {}
 
         def loss(params, state, batch, *, key=None, train=False):
             x, y = params["at"]
@@ -62,49 +59,77 @@ def steps_to_stay(heights, share: float = ENOUGH) -> np.ndarray:
     return np.where(above.any(axis=-1), above.shape[-1] - above[..., ::-1].argmax(axis=-1), 0)
 
 
+def drawn_starts(seed: int) -> np.ndarray:
+    """(surfaces, 1 + 2 * STARTS, 2):  the start of the picture, those that tune, and those that measure, over the window."""
+    shares, starts = np.random.default_rng(seed).random((len(SURFACES), 1 + 2 * STARTS, 2)), []
+    for (_, start, _, _, window), share in zip(SURFACES.values(), shares, strict=True):
+        low, high = np.reshape(window, (2, 2)).T
+        starts.append([start, *(low + share[1:] * (high - low))])
+    return np.array(starts, np.float32)
+
+
 def descents(optimizers, rates, seed: int) -> dict[str, dict[str, dict]]:
-    """surface -> optimizer -> its tuned learning rate, steps from other starts (STARTS,), and the first of their paths."""
-    data = {"start": jnp.array([start for _, start, *_ in SURFACES.values()])}
-    grid = {
-        "surface": jnp.repeat(jnp.arange(len(SURFACES)), len(rates)),
-        "rate": jnp.tile(jnp.asarray(rates, jnp.float32), len(SURFACES)),
-    }
+    """surface -> optimizer -> its tuned learning rate, steps from other starts (STARTS,), and its path from the start of the
+    picture, with the steps of that."""
+    data = {"starts": jnp.asarray(drawn_starts(seed))}
+    shape = len(SURFACES), len(rates), 1 + 2 * STARTS
+    surface, rate, start = (index.ravel() for index in np.indices(shape))
+    grid = {"surface": surface, "rate": np.asarray(rates, np.float32)[rate], "start": start}
     found: dict[str, dict[str, dict]] = {name: {} for name in SURFACES}
     for name, factory in optimizers.items():
         with stage(f"{name} on {len(SURFACES)} surfaces, {len(rates)} learning rates, {2 * STARTS} starts"):
-            at, height = jnn.sweep(descent(factory), grid, seeds=2 * STARTS, seed=seed, data=data)
-        at = np.asarray(at).reshape(len(SURFACES), len(rates), *at.shape[1:])
-        height = np.asarray(height).reshape(at.shape[:-1])
+            at, height = jnn.sweep(descent(factory), grid, seeds=1, seed=seed, data=data)
+        at, height = np.asarray(at).reshape(*shape, STEPS, 2), np.asarray(height).reshape(*shape, STEPS)
         steps = steps_to_stay(height)
-        for i, surface in enumerate(SURFACES):
-            last = np.nan_to_num(height[i, :, :STARTS, -1] / height[i, :, :STARTS, 0], nan=np.inf, posinf=1e30)
+        tuning, measuring = slice(1, 1 + STARTS), slice(1 + STARTS, None)
+        for i, of in enumerate(SURFACES):
+            last = np.nan_to_num(height[i, :, tuning, -1] / height[i, :, tuning, 0], nan=np.inf, posinf=1e30)
             # the lowest end decides among those that do not arrive
-            best = int(np.argmin(steps[i, :, :STARTS].mean(axis=1) + np.minimum(last.mean(axis=1), 1e6)))
-            path = {"path": at[i, best, STARTS], "steps": steps[i, best, STARTS:], "learning_rate": float(rates[best])}
-            found[surface][name] = path
+            best = int(np.argmin(steps[i, :, tuning].mean(axis=1) + np.minimum(last.mean(axis=1), 1e6)))
+            found[of][name] = {
+                "path": at[i, best, 0],
+                "path_steps": int(steps[i, best, 0]),
+                "steps": steps[i, best, measuring],
+                "learning_rate": float(rates[best]),
+            }
     return found
 
 
-def surface_axes(figure):
-    """One axis for each surface, with its contours, start and minima."""
-    axes_of = {}
-    for axes, (name, (height, start, least, minima, window)) in zip(figure.subplots(1, 3), SURFACES.items(), strict=True):
-        x, y = np.meshgrid(np.linspace(window[0], window[1], 121), np.linspace(window[2], window[3], 121))
-        axes.contour(x, y, np.log10(height(x, y) - least + 1e-3), levels=10, colors="0.75", linewidths=0.6, linestyles="solid")
-        axes.plot(*start, "k.", markersize=7)
-        axes.plot(*np.transpose(minima), "k*", markersize=8, linestyle="none")
-        axes.set(xlim=window[:2], ylim=window[2:], title=name, xlabel="x", ylabel="y")
-        axes_of[name] = axes
-    return axes_of
+def arrived(one) -> int:
+    """How many of the runs did."""
+    return int(np.sum(one["steps"] < STEPS))
+
+
+def walk(one) -> str:
+    """Steps in words: their median and range, and how many runs arrived."""
+    steps = one["steps"]
+    return f"{np.median(steps):.0f} ({steps.min()} to {steps.max()}, {arrived(one)} of {len(steps)} arrive)"
+
+
+def contours(axes, surface: str):
+    """Of a surface, with its start and minima."""
+    height, start, least, minima, window = SURFACES[surface]
+    x, y = np.meshgrid(np.linspace(window[0], window[1], 121), np.linspace(window[2], window[3], 121))
+    axes.contour(x, y, np.log10(height(x, y) - least + 1e-3), levels=10, colors="0.75", linewidths=0.6, linestyles="solid")
+    axes.plot(*start, "k.", markersize=7)
+    axes.plot(*np.transpose(minima), "k*", markersize=8, linestyle="none")
+    axes.set(xlim=window[:2], ylim=window[2:])
 
 
 def paths(out, found):
+    """Each optimizer's on each surface, with its steps."""
+    names = list(next(iter(found.values())))
     with jnn.plots.style():
-        figure = Figure(figsize=(9, 3.6))
-        for surface, axes in surface_axes(figure).items():
-            for (name, one), color in zip(found[surface].items(), jnn.plots.COLORS, strict=False):
-                axes.plot(*one["path"].T, color=color, linewidth=1.2, label=name, alpha=0.9)
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
+        figure = Figure(figsize=(1.4 * len(names), 4.6))
+        for row, (surface, of) in zip(figure.subplots(len(found), len(names)), found.items(), strict=True):
+            for axes, (name, one), color in zip(row, of.items(), jnn.plots.COLORS, strict=False):
+                contours(axes, surface)
+                axes.plot(*one["path"].T, color=color, linewidth=1.2)
+                count = one["path_steps"]
+                axes.set(xticks=[], yticks=[], xlabel=f"{count} steps" if count < STEPS else f"not in {STEPS} steps")
+                if row[0].get_subplotspec().is_first_row():
+                    axes.set_title(name)
+            row[0].set_ylabel(surface)
         picture(out, "paths", figure)
 
 
@@ -121,13 +146,15 @@ def animation(out, found, frames: int):
     with jnn.plots.style({"figure.constrained_layout.use": False}):
         figure = Figure(figsize=(8, 3), dpi=100)
         canvas = FigureCanvasAgg(figure)
-        figure.subplots_adjust(left=0.06, right=0.99, top=0.9, bottom=0.26, wspace=0.25)
         lines = []
-        for surface, axes in surface_axes(figure).items():
+        for axes, surface in zip(figure.subplots(1, len(found)), found, strict=True):
+            contours(axes, surface)
+            axes.set(title=surface, xlabel="x", ylabel="y")
             for (name, one), color in zip(found[surface].items(), jnn.plots.COLORS, strict=False):
                 line = axes.plot([], [], "o-", color=color, linewidth=1.2, label=name, markersize=5, markevery=[-1])[0]
                 lines.append((line, one["path"]))
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="lower center", ncols=7)
+        figure.subplots_adjust(left=0.06, right=0.99, top=0.9, bottom=0.26, wspace=0.25)
         counter = figure.text(0.99, 0.95, "", ha="right")
         for step in shown:
             for line, path in lines:

@@ -311,6 +311,22 @@ def test_dead_units_are_counted_by_layer(key):
     assert (finding.measured, finding.where) == (3 / 8, ("dense_0/w",))
 
 
+def test_a_unit_that_validation_examples_switch_on_is_not_dead(key):
+    """Each unit is on for the cloud of its class; the training examples lack one."""
+    one_each = lambda key, shape, dtype=jnp.float32: jnp.eye(*shape, dtype=dtype)
+    off = jnn.initializers.constant(-2.0)
+    objective = supervised(jnn.dense(3, w_init=one_each, b_init=off), jax.nn.relu, jnn.dense(3))
+    points, labels = blobs(90)
+    part = points[labels < 2], labels[labels < 2]
+
+    def finding(**options):
+        found = jnn.diagnose(objective, part, key=key, steps=40, **options).findings
+        return next(one for one in found if one.name == "dead units")
+
+    assert finding().where == ("dense_0/w",)
+    assert finding(validation=blobs(60, 1)).ok
+
+
 def test_units_of_repeated_layers_are_counted_in_each_copy(key):
     objective = supervised(jnn.repeat(jnn.serial(jnn.dense(4), jax.nn.relu), 3), jnn.dense(3))
     found = networks.unit_gradients(objective, *begun(objective, blobs(30), key))

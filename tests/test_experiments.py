@@ -116,7 +116,6 @@ def test_the_pilot_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         (calibration, ["--tasks", "nonsense"], "there is no task 'nonsense'"),
         (power, ["--faults", "nonsense"], "there is no fault 'nonsense'; there are shifted space"),
         (learning_rates, ["--optimizers", "nonsense"], "there is no optimizer 'nonsense'"),
-        (optax_league, ["--quick", "--trials", "1", "--seed", "-1"], "seed must be a whole number"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, capsys, module, arguments, words):

@@ -53,7 +53,8 @@ def diagnose(
     - separate examples: the gradient of one example's loss with respect to another's input is zero, with train=False.
     - tiny set: 20 examples are learned by heart without penalty and noise, by Adam at the best of four rates.
     - learning rate: as the loss falls with updates of 0.01, 0.1, 1, 10 and 100 times their size.
-    - loss curve: its shape. update ratio: |update| / |weight| of each weight. dead units: those without gradient at the end.
+    - loss curve: its shape. update ratio: |update| / |weight| of each weight. dead units: those without gradient at the end,
+      from training and validation examples.
     - validation gap: of the losses after training.
     - labels: contradicted with confidence by models of five-fold cross-validation (Northcutt, Jiang & Chuang 2021). Classes
       that overlap look the same.
@@ -67,8 +68,7 @@ def diagnose(
     n = count_examples(data, "diagnose")
     if n < 2 * FOLDS:
         raise ValueError(f"diagnose: expected at least {2 * FOLDS} examples, got {n}")
-    if validation is not None:
-        count_examples(validation, "diagnose")
+    m = 0 if validation is None else count_examples(validation, "diagnose")
     init_key, run_key, fold_key = jax.random.split(key, 3)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     (inputs, targets), (known, _) = _parts(data), _parts(validation)
@@ -83,6 +83,8 @@ def diagnose(
     order = _order(rng, steps, n, min(batch_size, n // 2))
     tried = curves.runs(objective, optimizer, start, run_key, data, curves.SCALES, np.stack([order] * len(curves.SCALES)))
     own = jax.tree.map(lambda a: a[curves.OWN], tried)
+    # a relu that few training examples happen not to switch on is none that is dead
+    others = None if validation is None else _some(validation, np.random.default_rng(0).permutation(m)[:LOOK])
     ends = _score(objective, own, data), None if validation is None else _score(objective, own, validation)
 
     return Diagnosis(
@@ -99,7 +101,7 @@ def diagnose(
             curves.learning_rate(tried.losses),
             curves.loss_curve(own.losses),
             curves.update_ratio(own.ratios),
-            networks.dead_units(_unit_gradients(objective, own, look)),
+            networks.dead_units(_unit_gradients(objective, own, look, others)),
             curves.generalization(begin, *ends),
             _labels(objective, optimizer, start, fold_key, rng, data, labels, tried.losses, order.shape, begin),
         )
@@ -125,8 +127,11 @@ def _score(objective, run, data) -> float:
     return float(evaluate(objective, run.params, run.state, data, batch_size=LOOK)["loss"])
 
 
-def _unit_gradients(objective, run, batch) -> dict:
-    return networks.unit_gradients(objective, run.params, run.state, batch) if isinstance(batch, tuple | list) else {}
+def _unit_gradients(objective, run, *batches) -> dict:
+    """By weight, the norm of each unit's gradient: the sum over training and validation batches."""
+    given = [batch for batch in batches if isinstance(batch, tuple | list)]
+    found = [networks.unit_gradients(objective, run.params, run.state, batch) for batch in given]
+    return {path: sum(each[path] for each in found) for path in found[0]} if found else {}
 
 
 def _labels(objective, optimizer, start, key, rng, data, labels, losses, shape, begin) -> Finding:

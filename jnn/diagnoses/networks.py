@@ -202,8 +202,9 @@ def _tiny(objective: Objective, steps: int):
 
 
 def tiny_set(objective, params, state, key, data, steps: int, level: float) -> Finding:
-    """Without penalty and noise, and by rates of its own: whether the model and its loss can do it, whoever trains it."""
-    """data: those few examples."""
+    """Without penalty and noise, and by rates of its own: whether the model and its loss can do it, whoever trains it.
+
+    data: those few examples."""
     rates = jnp.array(TINY_RATES)
     losses = np.asarray(sweep(_tiny(objective, steps), rates, seeds=1, data=(params, state, key, data)))
     best = float(np.nanmin(losses)) if np.isfinite(losses).any() else math.inf

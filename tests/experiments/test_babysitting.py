@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_break_is_found_and_the_healthy_set_up_has_none(quick):
     results = quick("babysitting", ["diagnoses"])
-    assert len(results["setups"]) == 10
+    assert len(results["setups"]) == 11
     for name, several in results["setups"].items():
         found = faults.SETUPS[name].found
         for one in several:
@@ -42,6 +42,10 @@ def test_damage_is_what_it_says():
     assert same is images
     _, (copies, _) = faults.leaked(rng, (images, labels), (images + 1, labels))
     assert np.sum((copies == images).all(axis=(1, 2, 3))) == 250
+    (twice, same_labels), _ = faults.repeated(rng, whole, whole)
+    assert len(np.unique(twice, axis=0)) == 900
+    source = [np.flatnonzero((images == one).all(axis=(1, 2, 3)))[0] for one in twice]
+    np.testing.assert_array_equal(labels[source], same_labels)
     (_, rare), _ = faults.unbalanced(rng, whole, whole)
     counts = np.bincount(rare)
     assert counts[8:].max() < 20

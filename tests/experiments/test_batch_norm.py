@@ -10,8 +10,10 @@ pytestmark = pytest.mark.slow
 def test_batch_norm_takes_more_rates_and_scales(quick):
     results = quick("batch_norm", ["heatmaps"])
     without, normed = results["without"], results["with"]
-    assert normed["share_of_cells"][0] > without["share_of_cells"][0]
-    assert normed["highest_rate_at_scale_1"] >= without["highest_rate_at_scale_1"]
+    for threshold in ("60", "75"):
+        assert sum(normed["by_threshold"][threshold]["cells"]) > sum(without["by_threshold"][threshold]["cells"])
+        rates = [found["by_threshold"][threshold]["highest_rate"] for found in (without, normed)]
+        assert rates[1] >= rates[0]
     assert normed["best"]["test_accuracy"][0] > 70
 
 
@@ -32,7 +34,8 @@ def test_under_batch_norm_the_scale_of_the_weights_does_not_matter(key):
 def test_summary_of_a_heat_map():
     validation = np.array([[[80.0, 80.0], [10.0, 90.0]], [[70.0, 70.0], [10.0, 10.0]]])  # (scales, rates, seeds)
     found = batch_norm.summary(validation, validation + 1, (0.1, 1.0), (1.0, 2.0))
-    np.testing.assert_allclose(found["share_of_cells"][0], 100 * 3 / 8)
-    assert found["highest_rate_at_scale_1"] == [0.1, 1.0]
-    assert found["scales_that_work"] == [1, 1]
+    assert found["by_threshold"] == {
+        "60": {"cells": [2, 3], "highest_rate": [0.1, 1.0], "scales": [2, 2]},
+        "75": {"cells": [1, 2], "highest_rate": [0.1, 1.0], "scales": [1, 1]},
+    }
     assert (found["best"]["scale"], found["best"]["rate"], found["best"]["test_accuracy"][0]) == (1.0, 0.1, 81)

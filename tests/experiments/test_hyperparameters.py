@@ -40,7 +40,7 @@ def test_random_beats_the_grid_where_one_number_matters_and_not_where_both_do():
     np.testing.assert_allclose(error["grid"], 1 / 16, rtol=0.1)
     np.testing.assert_allclose(error["random"], 1 / 34, rtol=0.25)
     assert error["coarse to fine"] < error["random"]
-    shares = hyperparameters.effects(*one["grid"][:2])
+    shares = searches.effects(*one["grid"][:2])
     np.testing.assert_allclose(shares, [1, 0], atol=1e-6)
 
     both = searches.searched(lambda p: [np.max(np.abs(np.asarray(p) - 0.5), axis=-1)] * 2, keys, 4)

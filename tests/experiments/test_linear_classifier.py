@@ -13,6 +13,7 @@ def test_both_losses_learn_and_start_where_they_must(quick):
     for loss, at_zero in (("softmax", math.log(10)), ("hinge", 9)):
         np.testing.assert_allclose(results[loss]["loss_at_zero"], at_zero, rtol=1e-5)
         assert min(results[loss]["test_accuracy"]) > 78
+        assert np.shape(results[loss]["validation_accuracy"]) == (2, 2)
     assert min(results["attributes"]["test_accuracy"]) > results["attributes"]["always_no"] + 15
 
 

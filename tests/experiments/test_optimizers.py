@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 import jnn
-from experiments import surfaces
+from experiments import optimizers, surfaces
+from jnn.comparison.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +23,9 @@ def test_the_report_the_paths_and_the_animation(quick, tmp_path):
 
 
 def test_a_descent_is_that_of_the_surface():
-    start = np.array([start for _, start, *_ in surfaces.SURFACES.values()])
+    starts = jax.numpy.asarray(surfaces.drawn_starts(0))
     train = surfaces.descent(jnn.optim.sgd)
-    path, heights = train({"surface": 1, "rate": 0.05}, jax.random.key(0), {"start": jax.numpy.asarray(start, float)})
+    path, heights = train({"surface": 1, "rate": 0.05, "start": 0}, jax.random.key(0), {"starts": starts})
     x, y = np.asarray(path[0], float)
     for i in range(5):
         np.testing.assert_allclose(path[i], [x, y], rtol=1e-4)
@@ -42,3 +43,18 @@ def test_minima_are_minima():
 def test_steps_until_a_height_stays_low():
     heights = np.array([[1.0, 1e-4, 0.5, 1e-4, 1e-4], [1.0, 1e-4, 1e-4, 1e-4, 0.1], [1.0, np.nan, np.nan, np.nan, np.nan]])
     np.testing.assert_array_equal(surfaces.steps_to_stay(heights), [3, 5, 5])
+
+
+def test_starts_lie_over_the_whole_window_but_for_the_first():
+    for starts, (_, start, _, _, (left, right, low, high)) in zip(
+        surfaces.drawn_starts(0), surfaces.SURFACES.values(), strict=True
+    ):
+        np.testing.assert_allclose(starts[0], start, rtol=1e-6)
+        assert np.all((starts >= [left, low]) & (starts <= [right, high]))
+        assert np.all(np.ptp(starts[1:], axis=0) > 0.7 * np.array([right - left, high - low]))
+
+
+def test_a_task_that_is_not_there_is_refused_first(tmp_path):
+    with pytest.raises(InputError, match="nonsense"):
+        optimizers.main(["--quick", "--tasks", "nonsense", "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())

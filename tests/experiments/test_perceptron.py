@@ -15,6 +15,8 @@ def test_mistakes_stay_below_their_bound_and_two_layers_solve_what_one_cannot(qu
     assert max(r.max() for r in ratios) < 1
     np.testing.assert_allclose(exact, 1, rtol=1e-6)
     assert results["separable_pairs"] == 45
+    for name, bounds in results["bounds"].items():
+        np.testing.assert_allclose(np.divide(results["mistakes"][name], bounds), results["ratios"][name], rtol=1e-6)
     # as many mistakes as passes at least, to the last
     assert results["xor"]["mistakes"] >= results["xor"]["passes"] == 10_000
     assert results["xor"]["by_hand"] == [0, 1, 1, 0]

@@ -11,10 +11,10 @@ def test_fields_follow_the_formula_and_shifts_the_theory(quick):
     results = quick("receptive_field", ["fields", "effective", "shifts"])
     assert all(formula == measured for formula, measured in results["fields"])
     assert len({formula for formula, _ in results["fields"]}) > 5
-    for depth, spread, predicted in zip(
-        receptive_field.DEPTHS, np.mean(results["spread"]["3"]["linear"], axis=0), results["spread_predicted"]["3"], strict=True
+    for depth, (spread, *_), predicted in zip(
+        receptive_field.DEPTHS, results["spread"]["3"]["linear"], results["spread_predicted"]["3"], strict=True
     ):
-        np.testing.assert_allclose(spread, predicted, rtol=0.1, err_msg=f"{depth} layers")
+        np.testing.assert_allclose(spread, predicted, rtol=0.15, err_msg=f"{depth} layers")
     equivariance, invariance = (
         {case: np.array(values) for case, values in results["curves"][kind].items()} for kind in ("equivariance", "invariance")
     )
@@ -54,4 +54,13 @@ def test_influence_is_what_few_weights_say():
     assert influence.shape == (200, 5)
     np.testing.assert_allclose(influence.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(influence.mean(axis=0), 0.2, atol=0.02)
-    np.testing.assert_allclose(fields.spread(np.array([[0.5, 0, 0.5], [0, 1.0, 0]])), [1, 0])
+    # about the centre of the field, not about the place where the one seed's gradient lies
+    moments = fields.second_moment(np.array([[0.5, 0, 0.5], [0, 1.0, 0], [1.0, 0, 0]]))
+    np.testing.assert_allclose(moments, [1, 0, 1])
+    np.testing.assert_allclose(fields.spread(moments)[0], np.sqrt(2 / 3))
+
+
+def test_the_spread_of_few_weights_is_that_of_the_random_walk():
+    for depth, window in ((1, 3), (2, 3), (4, 5)):
+        moments = fields.second_moment(fields.influence(depth, window, jnn.activations.identity, seeds=1000, seed=0))
+        np.testing.assert_allclose(fields.spread(moments)[0], fields.predicted_spread(depth, window), rtol=0.03)

@@ -21,7 +21,10 @@ def test_second_derivatives_save_steps_and_batches_spoil_pairs(quick):
     assert noise["one"][0] < noise["two"][0] / 100
     assert noise["down two"][0] > 0.2 > noise["down one"][0]
     np.testing.assert_allclose([noise["one"][-1], noise["two"][-1]], 0, atol=1e-6)  # the full batch
-    assert np.mean(results["batches"]["lbfgs"][0]) > np.mean(results["batches"]["adam"][0])
+    lbfgs, adam = (results["batches"][method] for method in ("lbfgs", "adam"))
+    assert np.mean(lbfgs["ends"][0]) > np.mean(adam["ends"][0])
+    assert np.mean(lbfgs["failed searches"][0]) > np.mean(lbfgs["failed searches"][-1])
+    assert np.mean(lbfgs["kept pairs"][0]) < np.mean(lbfgs["kept pairs"][-1])
 
 
 def test_evaluations_are_counted_by_what_the_states_say():
