@@ -16,7 +16,6 @@ Expected: tokens a second and their share of the rate of a plain matrix product 
 machine. --quick, a toy on tiny Shakespeare, half a minute on 2 cores.
 """
 
-import sys
 import time
 from typing import NamedTuple
 
@@ -28,7 +27,7 @@ from matplotlib.figure import Figure
 
 import jnn
 from experiments import commands
-from experiments.findings import picture, record
+from experiments.findings import picture
 from jnn.comparison.errors import InputError
 
 
@@ -154,7 +153,9 @@ def main(arguments=None):
     learned = range(len(windows) - held_out)
     cut = NamedSharding(mesh, PartitionSpec("data"))
     stream = jnn.data.stream(Rows(windows, learned), batch_size=preset.batch, seed=options.seed, sharding=cut)
-    judged = [windows[i] for i in range(len(learned), len(learned) + min(held_out, 4 * preset.batch) // preset.batch * preset.batch)]
+    judged = [
+        windows[i] for i in range(len(learned), len(learned) + min(held_out, 4 * preset.batch) // preset.batch * preset.batch)
+    ]
     judged = tuple(np.stack(part) for part in zip(*judged, strict=True))
     run = jnn.run(
         training,

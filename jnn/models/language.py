@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 
-from jnn.activations import gelu
 from jnn import combinators
+from jnn.activations import gelu
 from jnn.combinators import repeat, residual, serial
 from jnn.compositions import compose
 from jnn.errors import LayerError

@@ -12,11 +12,11 @@ from jnn.types import Training, TrainState
 
 
 @partial(jax.jit, static_argnames=("training", "rows", "batch_size", "skip"), donate_argnames="train_state")
-def advance(training: Training, data, key, train_state, limit, steps=None, *, rows: int, batch_size: int | None, skip: bool):
+def advance(training: Training, data, key, train_state, limit, steps, *, rows: int, batch_size: int | None, skip: bool):
     """-> TrainState, metrics (rows,) and whether each step was good (rows,): its loss finite and not above the limit.
 
-    On arrays held in memory, on the batches that `jnn.fit` with this key takes. steps: fewer than `rows`, all of them by
-    default; a number that is traced, so that a run needs two programs, whatever the lengths of its segments.
+    On arrays held in memory, on the batches that `jnn.fit` with this key takes. steps: at most `rows`; a number that is traced,
+    so that one program takes every step of a run: wherever it is stopped and goes on, the same instructions round alike.
     skip: a step that is not good changes nothing but the count of steps; its parameters and state must be finite as well.
     """
     order = _order(data, key, train_state.step, rows, batch_size)
@@ -25,39 +25,38 @@ def advance(training: Training, data, key, train_state, limit, steps=None, *, ro
 
 
 @partial(jax.jit, static_argnames=("training", "skip"), donate_argnames="train_state")
-def advance_on(training: Training, batches, train_state, limit, steps=None, *, skip: bool):
+def advance_on(training: Training, batches, train_state, limit, steps, *, skip: bool):
     """`advance`, on batches with a leading axis (rows,)."""
     rows = count_examples(batches, "run")
     return _repeated(training, limit, skip, lambda i: jax.tree.map(lambda a: a[i], batches), train_state, rows, steps)
 
 
 def _repeated(training, limit, skip, batch, train_state, rows, steps):
-    step = partial(_step, training, limit, skip)
-    if steps is None:  # a count known beforehand spares an accelerator to ask after each step whether there is another
-        train_state, seen = jax.lax.scan(lambda state, i: step(state, batch(i)), train_state, jnp.arange(rows))
-        return train_state, *seen
+    step = partial(_skipping, training, limit) if skip else training.step
     shapes = jax.eval_shape(lambda state: step(state, batch(0))[1], train_state)
-    seen = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), shapes)
 
     def body(i, both):
-        train_state, seen = both
+        train_state, metrics = both
         train_state, one = step(train_state, batch(i))
-        return train_state, jax.tree.map(lambda all, value: all.at[i].set(value), seen, one)
+        return train_state, jax.tree.map(lambda all, value: all.at[i].set(value), metrics, one)
 
-    train_state, seen = jax.lax.fori_loop(0, steps, body, (train_state, seen))
-    return train_state, *seen
+    metrics = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), shapes)
+    train_state, metrics = jax.lax.fori_loop(0, steps, body, (train_state, metrics))
+    # judged behind the loop: within it, another use of the loss can change how XLA fuses a step, and so its last bits
+    good = metrics.pop("good") if skip else _is_good(metrics["loss"], limit)
+    return train_state, metrics, good
 
 
-def _step(training, limit, skip, before, batch):
-    after, metrics = training.step(before, batch)
-    good = jnp.isfinite(metrics["loss"]) & (metrics["loss"] <= limit)
-    if skip:
-        # as one operation with the choice, the update would round otherwise
-        after = jax.lax.optimization_barrier(after)
-        floats = [a for a in jax.tree.leaves((after.params, after.state)) if jnp.issubdtype(a.dtype, jnp.inexact)]
-        good &= jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in floats]))
-        after = jax.tree.map(partial(jnp.where, good), after, before._replace(step=after.step))
-    return after, (metrics, good)
+def _is_good(loss, limit):
+    return jnp.isfinite(loss) & (loss <= limit)
+
+
+def _skipping(training, limit, before, batch):
+    # as one operation with the choice, the update would round otherwise
+    after, metrics = jax.lax.optimization_barrier(training.step(before, batch))
+    floats = [a for a in jax.tree.leaves((after.params, after.state)) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    good = _is_good(metrics["loss"], limit) & jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in floats]))
+    return jax.tree.map(partial(jnp.where, good), after, before._replace(step=after.step)), {**metrics, "good": good}
 
 
 @partial(jax.jit, static_argnames="training")

@@ -39,14 +39,14 @@ class Held:
         """From here on."""
 
     def advance(self, train_state, length: int):
-        return self._advance(train_state, None if length == self._rows else length)
+        return self._advance(train_state, length)
 
     def batch_at(self, step: int):
         return segments.batch_at(self.data, self._key, step, batch_size=self._batch_size)
 
     def position(self):
         """Where it is, for a checkpoint."""
-        return None
+        return
 
     def about(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -136,7 +136,7 @@ class Streamed:
         if isinstance(item, BaseException):
             raise item
         batches, self._reached = item
-        return self._advance(train_state, batches, None if length == self._rows else length)
+        return self._advance(train_state, batches, length)
 
     def batch_at(self, step: int):
         """The batch after the last segment."""

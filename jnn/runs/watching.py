@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +89,10 @@ class Apart:
                     if i not in self._failed:
                         self._failed.add(i)
                         name = getattr(hook, "__qualname__", type(hook).__name__)
-                        print(f"run: the hook {name} failed at step {report.step} and goes on being called: {error!r}", file=sys.stderr)
+                        print(
+                            f"run: the hook {name} failed at step {report.step} and goes on being called: {error!r}",
+                            file=sys.stderr,
+                        )
 
 
 def tensorboard(folder: str | os.PathLike) -> Callable[[Report], None]:

@@ -1,4 +1,4 @@
-"""`jnn.run` computes what `jnn.fit` computes, bit by bit, however it is cut, stopped and taken up again."""
+"""A run is bit by bit the same however it is stopped and taken up again; test_same_as_fit compares it with `jnn.fit`."""
 
 import json
 import os
@@ -52,49 +52,36 @@ def going(training=ADAM, data=DATA, **options):
 
 
 @pytest.fixture(scope="module")
-def fitted():
-    return jnn.fit(ADAM, DATA, key=KEY, steps=STEPS, batch_size=BATCH, eval_data=EVAL, eval_every=5)
+def undisturbed():
+    return going(eval_data=EVAL, eval_every=5)
 
 
-def assert_fits(found, fitted):
-    assert_same(found.train_state, fitted.train_state)
-    assert_same(found.history, jax.tree.map(np.asarray, fitted.history))
-
-
-@pytest.mark.parametrize("segment", [1, 7, 23, 100])
-def test_the_length_of_a_segment_changes_nothing(fitted, segment):
-    assert_fits(going(segment=segment, eval_data=EVAL, eval_every=5), fitted)
-
-
-def test_the_full_batch_and_a_start_are_those_of_fit(fitted):
-    whole = jnn.fit(ADAM, DATA, key=KEY, steps=5)
-    assert_fits(going(steps=5, batch_size=None), whole)
-    more = jnn.fit(ADAM, DATA, key=KEY, steps=6, batch_size=BATCH, start=whole.train_state)
-    assert_fits(going(steps=11, segment=4, start=whole.train_state), more)
-    jax.block_until_ready(whole.train_state.params)  # still there: `run` gives its own copies up
+def assert_equal_runs(found, other):
+    assert_same(found.train_state, other.train_state)
+    assert_same(found.history, other.history)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_that_is_stopped_anywhere_and_goes_on_ends_the_same(name, tmp_path):
     training = jnn.training(OBJECTIVE, OPTIMIZERS[name])
-    whole = jnn.fit(training, DATA, key=KEY, steps=6, batch_size=BATCH)
+    whole = going(training, steps=6, segment=3)
     for stop in range(1, 6):
         going(training, steps=stop, segment=3, checkpoint=tmp_path / str(stop))
-        assert_fits(going(training, steps=6, segment=3, checkpoint=tmp_path / str(stop)), whole)
+        assert_equal_runs(going(training, steps=6, segment=3, checkpoint=tmp_path / str(stop)), whole)
 
 
-def test_what_had_ended_is_given_back(fitted, tmp_path):
+def test_what_had_ended_is_given_back(undisturbed, tmp_path):
     options = {"checkpoint": Checkpoints(tmp_path, every=4, best="eval/loss"), "eval_data": EVAL, "eval_every": 5}
     first, again = going(**options), going(**options)
-    assert_fits(first, fitted)
-    assert_fits(again, fitted)
+    assert_equal_runs(first, undisturbed)
+    assert_equal_runs(again, undisturbed)
     assert_same(first.best, again.best)
 
 
-def test_the_best_is_that_of_the_least_evaluation(fitted, tmp_path):
+def test_the_best_is_that_of_the_least_evaluation(undisturbed, tmp_path):
     best = going(checkpoint=Checkpoints(tmp_path, keep=1, best="eval/loss"), eval_data=EVAL, eval_every=5).best
-    at = 5 * (int(np.argmin(fitted.history["eval"]["loss"])) + 1)
-    assert_same(best, jnn.fit(ADAM, DATA, key=KEY, steps=at, batch_size=BATCH).train_state)
+    at = 5 * (int(np.argmin(undisturbed.history["eval"]["loss"])) + 1)
+    assert_same(best, going(steps=at).train_state)
 
 
 def test_patience_stops_and_gives_the_best_with_and_without_checkpoints(tmp_path):
@@ -143,15 +130,15 @@ def test_a_log_has_a_line_a_segment_and_none_from_beyond_a_checkpoint(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [4, 8, 12, 16]
 
 
-def test_hooks_see_each_segment_and_one_that_fails_costs_nothing(fitted, capfd):
+def test_hooks_see_each_segment_and_one_that_fails_costs_nothing(undisturbed, capfd):
     seen = []
 
     def failing(report):
         raise ConnectionError("no network")
 
     found = going(segment=10, hooks=(failing, lambda report: seen.append((report.step, float(report.metrics["loss"][-1])))))
-    assert_same(found.train_state, fitted.train_state)
-    assert seen == [(step, float(fitted.history["loss"][step - 1])) for step in (10, 20, 23)]
+    assert_same(found.train_state, undisturbed.train_state)
+    assert seen == [(step, float(undisturbed.history["loss"][step - 1])) for step in (10, 20, 23)]
     assert (
         capfd.readouterr().err.count("failing failed at step 10 and goes on being called: ConnectionError('no network')") == 1
     )
@@ -177,9 +164,7 @@ def test_a_loss_that_is_not_finite_stops_a_run_before_its_step(tmp_path, segment
     assert (error.value.step, error.value.path) == (at, "batch/0")
     if kept:
         state = checkpoints.load(error.value.folder).tree["train_state"]["params"]
-        assert_same(
-            state, jax.tree.map(np.asarray, jnn.fit(ADAM, DATA, key=KEY, steps=at, batch_size=BATCH).train_state.params)
-        )
+        assert_same(state, jax.tree.map(np.asarray, going(steps=at, segment=segment).train_state.params))
 
 
 def test_skipping_leaves_out_the_bad_steps_and_no_others():
@@ -191,17 +176,13 @@ def test_skipping_leaves_out_the_bad_steps_and_no_others():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.train_state.params))
 
 
-def test_skipping_changes_nothing_where_nothing_is_bad(fitted):
-    assert_fits(going(diverged="skip", segment=7, eval_data=EVAL, eval_every=5), fitted)
-
-
 def test_a_limit_counts_as_diverged(raises):
     with pytest.raises(DivergedError, match=r"run: the loss of step 0 is .*: above the limit of 0\.01"):
         going(limit=0.01)
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_ends_the_segment_saves_and_stops(fitted, tmp_path, number, error):
+def test_a_signal_ends_the_segment_saves_and_stops(tmp_path, number, error):
     def ask(report):
         os.kill(os.getpid(), number)
 
@@ -210,15 +191,15 @@ def test_a_signal_ends_the_segment_saves_and_stops(fitted, tmp_path, number, err
     assert number != signal.SIGTERM or stopped.value.code == 0
     (step,) = checkpoints.steps(tmp_path)
     assert 0 < step < STEPS
-    assert_same(going(segment=2, checkpoint=tmp_path).train_state, fitted.train_state)
+    assert_same(going(segment=2, checkpoint=tmp_path).train_state, going(segment=2).train_state)
 
 
-def test_outside_the_main_thread_signals_are_left_alone(fitted):
+def test_outside_the_main_thread_signals_are_left_alone(undisturbed):
     found = []
     thread = threading.Thread(target=lambda: found.append(going()))
     thread.start()
     thread.join()
-    assert_same(found[0].train_state, fitted.train_state)
+    assert_same(found[0].train_state, undisturbed.train_state)
 
 
 @pytest.mark.parametrize(
