@@ -3,6 +3,7 @@
 from jnn import (
     activations,
     augmentations,
+    checkpoints,
     data,
     initializers,
     interop,
@@ -12,9 +13,12 @@ from jnn import (
     optim,
     plots,
     regularizers,
+    runs,
     schedules,
+    sharding,
     tree,
 )
+from jnn.checkpoints import Checkpoints
 from jnn.combinators import branch, parallel, precision, remat, repeat, residual, serial
 from jnn.comparison import calibrate, compare, complement_log_uniform, log_uniform, uniform, verdict_map
 from jnn.compositions import compose
@@ -55,6 +59,7 @@ from jnn.layers import (
 )
 from jnn.objectives import supervised
 from jnn.populations import sweep
+from jnn.runs import run
 from jnn.summaries import summary
 from jnn.trainings import evaluate, fit, training
 from jnn.types import Aux, Fitted, Graph, Layer, Objective, Optimizer, Training, TrainState

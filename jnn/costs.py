@@ -29,9 +29,9 @@ def flops_by_path(program, paths: Collection[Path]) -> Counts:
     paths: names as `jax.named_scope` has put them on the operations; the empty path stands for the whole.
 
     Every operation counts as XLA's cost analysis of it alone says: a multiplication and an addition are two, products with
-    padding are none, and exponentials and the like (transcendentals) are not among them. The body of a loop counts as often as
-    it runs, which the cost analysis of the whole would not do; of a `cond` the largest branch counts. A `while_loop` and a
-    call of code that XLA does not see (a hand-written kernel, a callback) give None.
+    padding are none, and random bits, exponentials and the like (transcendentals) are not among them. The body of a loop
+    counts as often as it runs, which the cost analysis of the whole would not do; of a `cond` the largest branch counts. A
+    `while_loop` and a call of code that XLA does not see (a hand-written kernel, a callback) give None.
     """
     known = {path[:n] for path in paths for n in range(len(path) + 1)}
     counts = _count(program.jaxpr, (), known, {})
@@ -62,6 +62,8 @@ def _count_operation(eqn, place: Path, known: Collection[Path], costs: dict) -> 
     if name == "while":
         bodies = [*inside(params["cond_jaxpr"]).items(), *inside(params["body_jaxpr"]).items()]
         return {p: None for p, n in bodies if n != 0}
+    if name.startswith("random_"):  # integers, on a CPU in a loop
+        return {place: 0.0}
     if name in ("shard_map", "pallas_call") or "callback" in name:
         return {place: None}
     shapes = tuple(str(atom.aval) for atom in eqn.invars)

@@ -2,11 +2,11 @@
 
 from jnn.checkpoints.files import Loaded, Report, load, save
 from jnn.checkpoints.manifests import CheckpointError, DamagedError, Manifest, verify
-from jnn.checkpoints.series import Checkpoints, at, latest, steps
+from jnn.checkpoints.series import Checkpoints as Checkpoints  # known as `jnn.Checkpoints`
+from jnn.checkpoints.series import at, latest, steps
 
 __all__ = [
     "CheckpointError",
-    "Checkpoints",
     "DamagedError",
     "Loaded",
     "Manifest",

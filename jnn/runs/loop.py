@@ -18,10 +18,11 @@ from jnn.checkpoints import Checkpoints
 from jnn.checkpoints.series import Writer
 from jnn.numbers import whole
 from jnn.runs import segments
+from jnn.runs.peaks import seconds_at_peak
 from jnn.runs.record import Record, like, require_same
 from jnn.runs.signals import Requests
 from jnn.runs.sources import Held, Streamed
-from jnn.runs.watching import Apart, Display, Lines, Report
+from jnn.runs.watching import Apart, Display, Lines, Profile, Report
 from jnn.types import Training, TrainState
 
 MINUTE = 60.0
@@ -81,17 +82,19 @@ class Live:
         self._saved = time.monotonic()
         source.start(self.step, position, plan.lengths(self.step))
         self._safe = None if writer else self._snapshot()
+        self._at_peak = seconds_at_peak(plan.training, self.train_state, source.batch())
 
     def _resumed(self):
         """-> TrainState and position of the newest whole checkpoint, and its record; None where there is none."""
-        if self._writer is None:
+        if self.plan.kept is None:
             return None
+        folder = self.plan.kept.folder
 
         def asked(manifest):
-            require_same(manifest, self.plan.about, self._writer.kept.folder)
+            require_same(manifest, self.plan.about, folder)
             return like(manifest, self.plan.begin())  # arrays and not shapes: they know on which devices they lie
 
-        found = checkpoints.latest(self._writer.kept.folder, asked)
+        found = checkpoints.latest(folder, asked)
         if found is None:
             return None
         self.record = Record()
@@ -120,7 +123,8 @@ class Live:
         seconds = time.perf_counter() - began
         rates = {"steps": length / seconds, **{name: n * length / seconds for name, n in self._source.sizes().items()}}
         waiting = (self._source.waited - waited) / seconds
-        return Report(self.step, self.plan.steps, metrics, evaluation, seconds, rates, waiting)
+        peak = None if self._at_peak is None else length * self._at_peak / seconds
+        return Report(self.step, self.plan.steps, metrics, evaluation, seconds, rates, waiting, peak)
 
     def keep(self, now: bool) -> None:
         """Saves a checkpoint where one is due, or `now`, and then waits until it is on the disk."""
@@ -168,7 +172,7 @@ class Live:
         bad, loss = self.step + behind, float(losses[behind])
         if self._writer is not None:
             self._writer.wait()
-        self.train_state, position = (self._resumed() or (self.plan.begin(), None)) if self._writer else self._safe
+        self.train_state, position = self._safe or self._resumed() or (self.plan.begin(), None)
         step = int(self.train_state.step)
         self._source.start(step, position, self.plan._replace(steps=bad, spacing=0).lengths(step))
         for length in self.plan._replace(steps=bad, spacing=0).lengths(step):
@@ -200,6 +204,7 @@ def run(
     diverged: str = "stop",
     limit: float = math.inf,
     hooks: tuple[Callable[[Report], Any], ...] = (),
+    profile: int = 0,
     progress: bool = True,
 ) -> Run:
     """`jnn.fit` for hours and days: the same steps in segments, each one compiled program, and between them progress, reports,
@@ -217,6 +222,9 @@ def run(
         the first array that is not finite; the state before that step is saved in `folder/diverged`. "skip": leave out each
         step whose loss or parameters are not finite; `Run.skipped` lists them.
     hooks: functions that are given each `Report`, in a thread of their own: what hangs or fails costs no step.
+        Those that have a `close`, as `jnn.runs.tensorboard`, are closed at the end.
+    profile: so many steps, from the second segment on, are traced by `jax.profiler` into `folder/profile`.
+    progress: a display in a terminal, elsewhere a line every ten seconds, on standard error.
 
     On SIGTERM the segment is finished, a checkpoint written and SystemExit(0) raised; on Ctrl-C likewise KeyboardInterrupt,
     and a second one quits at once. Raises what `fit` raises; CheckpointError for checkpoints of another run or model and for a
@@ -227,6 +235,8 @@ def run(
         raise ValueError(f"run: diverged is 'stop' or 'skip', got {diverged!r}")
     if eval_data is None and (eval_every is not None or patience is not None):
         raise ValueError("run: eval_every and patience want eval_data")
+    if whole("run", "profile", profile, least=0) and checkpoint is None:
+        raise ValueError("run: a profile is written beside the checkpoints: give `checkpoint`, a folder")
     training = Training(*training)
     kept = Checkpoints(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
     metric, largest = (kept.best or "eval/loss", kept.largest) if kept else ("eval/loss", False)
@@ -258,6 +268,8 @@ def run(
         requests = stack.enter_context(Requests())
         live = Live(plan, source, stack.enter_context(closing(Writer(kept))) if kept else None)
         watchers = [Lines(Path(kept.folder) / "log.jsonl", live.step)] if kept else []
+        tracer = Profile(Path(kept.folder) / "profile", profile) if kept else None
+        watchers += [tracer] if tracer else []
         watchers += [Display(live.step, steps)] if progress else []
         watchers += [Apart(hooks)] if hooks else []
         for watcher in watchers:
@@ -265,6 +277,8 @@ def run(
         for length in plan.lengths(live.step):
             if live.enough():
                 break
+            if tracer:
+                tracer.before()
             report = live.advance(length)
             for watch in watchers:
                 watch(report)

@@ -3,6 +3,7 @@
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import jax
 
@@ -13,7 +14,7 @@ class Requests:
 
     def __init__(self):
         self._noted: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Requests":
         if threading.current_thread() is threading.main_thread():

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -34,6 +35,10 @@ class Held:
     def sizes(self) -> dict[str, int]:
         """Of a batch: examples, and tokens where they are integers (examples, time)."""
         return {} if self._batch_size is None else _sizes(self.data, self._batch_size)
+
+    def batch(self):
+        """Of what shapes and dtypes a batch is."""
+        return jax.eval_shape(self.batch_at, 0)
 
     def start(self, step: int, position, lengths: Iterator[int]) -> None:
         """From here on."""
@@ -81,6 +86,9 @@ class Streamed:
     def sizes(self) -> dict[str, int]:
         return _sizes(self._first, len(jax.tree.leaves(self._first)[0]))
 
+    def batch(self):
+        return self._first
+
     def start(self, step: int, position, lengths: Iterator[int]) -> None:
         """From here on, from the first batch or from `position`; lengths: of the segments to come."""
         self.close()
@@ -124,10 +132,9 @@ class Streamed:
 
     def _put(self, item) -> None:
         while not self._stop.is_set():
-            try:
-                return self._ahead.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                self._ahead.put(item, timeout=0.2)
+                return
 
     def advance(self, train_state, length: int):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What one sees of a run: a progress display, lines of JSON, TensorBoard, a function of one's own."""
+"""What one sees of a run: a progress display, lines of JSON, TensorBoard, a profile, a function of one's own."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -24,12 +25,14 @@ class Report(NamedTuple):
     seconds: float  # that it took
     rates: dict[str, float]  # "steps", "examples", "tokens" each second
     waiting: float  # the share of the time in which the device waited for data
+    peak: float | None  # the share of the devices' peak that the steps' operations are; None where it is not known
 
     def scalars(self) -> dict[str, float]:
         """Means over the segment, the evaluation as "eval/loss", the rates as "per_second/steps"."""
         means = {name: float(np.mean(values)) for name, values in self.metrics.items() if np.ndim(values) == 1}
         evaluation = {f"eval/{name}": float(value) for name, value in self.evaluation.items() if np.ndim(value) == 0}
-        return means | evaluation | {f"per_second/{name}": value for name, value in self.rates.items()}
+        rates = {f"per_second/{name}": value for name, value in self.rates.items()}
+        return means | evaluation | rates | ({} if self.peak is None else {"share_of_peak": self.peak})
 
 
 class Lines:
@@ -49,7 +52,7 @@ class Lines:
         part = path.with_name(f".{path.name}.part")
         part.write_text("".join(f"{line}\n" for line in whole))
         part.replace(path)
-        self._file = open(path, "a")
+        self._file = open(path, "a")  # noqa: SIM115 (closed by `close`)
 
     def __call__(self, report: Report) -> None:
         scalars = {name: value if np.isfinite(value) else str(value) for name, value in report.scalars().items()}
@@ -60,9 +63,34 @@ class Lines:
         self._file.close()
 
 
+class Profile:
+    """Traces at least `steps` steps with `jax.profiler`, from the second segment on: the first one compiles."""
+
+    def __init__(self, folder: Path, steps: int):
+        self._folder, self._left, self._segments, self._tracing = folder, steps, 0, False
+
+    def before(self) -> None:
+        """A segment begins."""
+        if self._segments == 1 and self._left > 0:
+            jax.profiler.start_trace(self._folder)
+            self._tracing = True
+
+    def __call__(self, report: Report) -> None:
+        self._segments += 1
+        if self._tracing:
+            self._left -= len(report.metrics["loss"])
+            if self._left <= 0:
+                self.close()
+
+    def close(self) -> None:
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+
 class Apart:
     """Calls functions with reports in a thread of their own, so that one that is slow, hangs or fails costs no step. The first
-    error of each is said once, as a warning; at the end the thread is given `patience` seconds."""
+    error of each is said once. At the end those that have a `close` are closed, and the thread is given `patience` seconds."""
 
     def __init__(self, hooks: tuple[Callable[[Report], Any], ...], patience: float = 10.0):
         self._hooks, self._patience = hooks, patience
@@ -82,31 +110,37 @@ class Apart:
 
     def _work(self) -> None:
         while (report := self._queue.get()) is not None:
-            for i, hook in enumerate(self._hooks):
-                try:
-                    hook(report)
-                except Exception as error:
-                    if i not in self._failed:
-                        self._failed.add(i)
-                        name = getattr(hook, "__qualname__", type(hook).__name__)
-                        print(
-                            f"run: the hook {name} failed at step {report.step} and goes on being called: {error!r}",
-                            file=sys.stderr,
-                        )
+            for hook in self._hooks:
+                self._call(hook, hook, report)
+        for hook in self._hooks:
+            if hasattr(hook, "close"):
+                self._call(hook, hook.close)
+
+    def _call(self, hook, function, *reports: Report) -> None:
+        try:
+            function(*reports)
+        except Exception as error:
+            if id(hook) not in self._failed:
+                self._failed.add(id(hook))
+                name = getattr(hook, "__qualname__", type(hook).__qualname__)
+                when = f"at step {reports[0].step}, and goes on being called" if reports else "when it was closed"
+                print(f"run: the hook {name} failed {when}: {error!r}", file=sys.stderr)
 
 
-def tensorboard(folder: str | os.PathLike) -> Callable[[Report], None]:
+class tensorboard:  # noqa: N801 (called as a function is)
     """A hook that writes each report's numbers for TensorBoard (needs tensorboardX)."""
-    from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(folder))
+    def __init__(self, folder: str | os.PathLike):
+        from tensorboardX import SummaryWriter
 
-    def write(report: Report) -> None:
+        self._writer = SummaryWriter(str(folder), flush_secs=10)
+
+    def __call__(self, report: Report) -> None:
         for name, value in report.scalars().items():
-            writer.add_scalar(name, value, report.step)
-        writer.flush()
+            self._writer.add_scalar(name, value, report.step)
 
-    return write
+    def close(self) -> None:
+        self._writer.close()
 
 
 class Display:
@@ -142,8 +176,11 @@ class Display:
 def said(report: Report) -> str:
     """loss 0.123  eval/loss 0.2  1,234 steps/s  ..."""
     scalars = report.scalars()
-    parts = [f"{name} {value:.4g}" for name, value in scalars.items() if not name.startswith("per_second/")]
+    rates = ("per_second/", "share_of_peak")
+    parts = [f"{name} {value:.4g}" for name, value in scalars.items() if not name.startswith(rates)]
     parts += [f"{_short(report.rates[name])} {name}/s" for name in ("steps", "examples", "tokens") if name in report.rates]
+    if report.peak is not None:
+        parts.append(f"{100 * report.peak:.0f} % of peak")
     if report.waiting >= 0.02:
         parts.append(f"{100 * report.waiting:.0f} % of it waiting for data")
     return "  ".join(parts)

@@ -1,5 +1,5 @@
-"""`jnn.run` computes what `jnn.fit` computes, to the last bit. Run by test_same_as_fit in a process of its own, since XLA's older
-emitters of fusions, with which the suite compiles, round a step by what stands around it."""
+"""`jnn.run` computes what `jnn.fit` computes, to the last bit. Run by test_same_as_fit in a process of its own, since XLA's
+older emitters of fusions, with which the suite compiles, round a step by what stands around it."""
 
 import jax
 import pytest

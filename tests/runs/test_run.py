@@ -130,17 +130,17 @@ def test_a_log_has_a_line_a_segment_and_none_from_beyond_a_checkpoint(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [4, 8, 12, 16]
 
 
-def test_hooks_see_each_segment_and_one_that_fails_costs_nothing(undisturbed, capfd):
+def test_hooks_see_each_segment_and_one_that_fails_costs_nothing(capfd):
     seen = []
 
     def failing(report):
         raise ConnectionError("no network")
 
     found = going(segment=10, hooks=(failing, lambda report: seen.append((report.step, float(report.metrics["loss"][-1])))))
-    assert_same(found.train_state, undisturbed.train_state)
-    assert seen == [(step, float(undisturbed.history["loss"][step - 1])) for step in (10, 20, 23)]
+    assert seen == [(step, float(found.history["loss"][step - 1])) for step in (10, 20, 23)]
+    assert_same(found.train_state, going(segment=10).train_state)
     assert (
-        capfd.readouterr().err.count("failing failed at step 10 and goes on being called: ConnectionError('no network')") == 1
+        capfd.readouterr().err.count("failing failed at step 10, and goes on being called: ConnectionError('no network')") == 1
     )
 
 
@@ -184,7 +184,8 @@ def test_a_limit_counts_as_diverged(raises):
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_ends_the_segment_saves_and_stops(tmp_path, number, error):
     def ask(report):
-        os.kill(os.getpid(), number)
+        if report.step == 2:  # a second Ctrl-C quits at once
+            os.kill(os.getpid(), number)
 
     with pytest.raises(error) as stopped:
         going(segment=2, checkpoint=Checkpoints(tmp_path, every=1000), hooks=(ask,))
