@@ -15,7 +15,7 @@ from jnn import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CANDIDATE, COMPARING, NETWORKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CANDIDATE, COMPARING, NETWORKS, LONG = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
 
 
@@ -45,6 +45,17 @@ def test_the_network_example_learns():
     slow, fast = map(float, run.stdout.strip("[]\n ").split())
     assert slow < fast
     assert fast > 0.85
+
+
+def test_a_long_run_goes_on_by_the_same_call(tmp_path):
+    first, again = (
+        subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, cwd=tmp_path) for _ in range(2)
+    )
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    losses = list(map(float, first.stdout.strip("[]\n ").split()))
+    assert losses[0] > losses[-1]
+    assert "step 1,000 of 1,000" in first.stderr
+    assert (again.stdout, again.stderr) == (first.stdout, "")
 
 
 def test_the_two_lines_set_up_an_environment_of_their_own():
