@@ -16,6 +16,8 @@ import numpy as np
 from jnn import checkpoints
 from jnn.checkpoints import Checkpoints
 from jnn.checkpoints.series import Writer
+from jnn.closures import holds_tracer
+from jnn.data.streams import Stream
 from jnn.numbers import whole
 from jnn.runs import segments
 from jnn.runs.peaks import seconds_at_peak
@@ -77,8 +79,12 @@ class Live:
     def __init__(self, plan: Plan, source: Held | Streamed, writer: Writer | None):
         self.plan, self._source, self._writer = plan, source, writer
         self.record, self._best = Record(), None
+        if writer and not source.seekable:
+            raise ValueError("run: this stream cannot be checkpointed: its iterator has no get_state and set_state")
         self.train_state, position = self._resumed() or (plan.begin(), None)
         self.step = int(self.train_state.step)
+        if self.step > plan.steps:
+            raise ValueError(f"run: {plan.steps} steps, where the state to go on from has taken {self.step}")
         self._saved = time.monotonic()
         source.start(self.step, position, plan.lengths(self.step))
         self._safe = None if writer else self._snapshot()
@@ -170,6 +176,9 @@ class Live:
     def _diverged(self, behind: int, losses) -> DivergedError:
         """Takes the steps from the last safe state to the bad one again, which are the same, to look at what was bad."""
         bad, loss = self.step + behind, float(losses[behind])
+        if not self._source.seekable:
+            at = "what was not finite is not known, as the stream cannot be read again"
+            return DivergedError(f"run: the loss of step {bad} is {loss:g}; {at}", bad, "", None)
         if self._writer is not None:
             self._writer.wait()
         self.train_state, position = self._safe or self._resumed() or (self.plan.begin(), None)
@@ -239,12 +248,19 @@ def run(
         raise ValueError("run: a profile is written beside the checkpoints: give `checkpoint`, a folder")
     training = Training(*training)
     kept = Checkpoints(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
+    if kept is not None and kept.best is not None and eval_data is None:
+        raise ValueError(f"run: checkpoints that keep the best by {kept.best!r} want eval_data")
     metric, largest = (kept.best or "eval/loss", kept.largest) if kept else ("eval/loss", False)
     if kept is not None and patience is not None:
         kept = kept._replace(best=metric)
-    spacing = 0 if eval_data is None else whole("run", "eval_every", steps if eval_every is None else eval_every)
+    spacing = 0 if eval_data is None else whole("run", "eval_every", max(steps, 1) if eval_every is None else eval_every)
+    if spacing > max(steps, 1):
+        raise ValueError(f"run: eval_every must lie between 1 and the {steps} steps, got {eval_every}")
     options = {"rows": segment, "limit": limit, "skip": diverged == "skip"}
-    if all(isinstance(leaf, np.ndarray | np.generic | jax.Array | float | int) for leaf in jax.tree.leaves(data)):
+    streamed = _is_stream(data)
+    if holds_tracer((key, start, None if streamed else data)):
+        raise TypeError("run: it writes files and cannot be traced; inside jit, vmap and grad take `jnn.fit`")
+    if not streamed:
         source = Held(training, data, key=key, batch_size=batch_size, **options)
     elif batch_size is not None:
         raise ValueError("run: a stream has batches already: leave batch_size out")
@@ -287,3 +303,9 @@ def run(
             if noted is not None:
                 raise SystemExit(0) if noted == signal.SIGTERM else KeyboardInterrupt
         return live.ended()
+
+
+def _is_stream(data) -> bool:
+    if isinstance(data, Stream) or hasattr(data, "__next__"):
+        return True
+    return not all(isinstance(leaf, np.ndarray | np.generic | jax.Array | float | int) for leaf in jax.tree.leaves(data))

@@ -19,6 +19,8 @@ from jnn.types import Training, TrainState
 class Held:
     """Arrays in memory, of which a batch is a function of the key and the step, as in `jnn.fit`."""
 
+    seekable = True
+
     def __init__(self, training: Training, data, *, key, rows: int, batch_size: int | None, limit: float, skip: bool):
         if batch_size is not None and not 1 <= batch_size <= count_examples(data, "run"):
             examples = count_examples(data, "run")
@@ -71,6 +73,7 @@ class Streamed:
         self._advance = lambda state, batches, steps: segments.advance_on(training, batches, state, limit, steps, skip=skip)
         self._iterator = iter(stream)
         self._begin = _position(self._iterator)
+        self.seekable = self._begin is not None
         self._first: Any = None
         try:
             self._first = next(self._iterator)
@@ -92,13 +95,9 @@ class Streamed:
     def start(self, step: int, position, lengths: Iterator[int]) -> None:
         """From here on, from the first batch or from `position`; lengths: of the segments to come."""
         self.close()
-        if position is not None or self._begin is not None:
+        pushed = [] if self.seekable else [self._first]
+        if self.seekable:
             _seek(self._iterator, self._begin if position is None else position)
-            pushed = []
-        elif self._reader is None:
-            pushed = [self._first]
-        else:
-            raise ValueError("run: the stream cannot be read again: its iterator has no get_state and set_state")
         self._ahead: queue.Queue = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._reader = threading.Thread(target=self._read, args=(step, pushed, lengths), name="reader", daemon=True)
@@ -151,8 +150,6 @@ class Streamed:
         return jax.tree.map(lambda a: a[0], batches)
 
     def position(self):
-        if self._reached is None:
-            raise ValueError("run: this stream cannot be checkpointed: its iterator has no get_state and set_state")
         return self._reached
 
     def about(self) -> dict[str, Any]:

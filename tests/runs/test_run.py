@@ -210,6 +210,11 @@ def test_outside_the_main_thread_signals_are_left_alone(undisturbed):
         ({"batch_size": 65}, "run: batch_size must lie between 1 and the 64 examples, got 65"),
         ({"patience": 2}, "run: eval_every and patience want eval_data"),
         ({"segment": 0}, "run: segment must be at least 1, got 0"),
+        ({"eval_data": EVAL, "eval_every": 24}, "run: eval_every must lie between 1 and the 23 steps, got 24"),
+        (
+            {"checkpoint": Checkpoints("x", best="eval/loss")},
+            "run: checkpoints that keep the best by 'eval/loss' want eval_data",
+        ),
         ({"steps": -1}, "run: steps must be at least 0, got -1"),
     ],
 )
@@ -223,3 +228,40 @@ def test_progress_is_plain_lines_where_the_output_is_no_terminal(capfd):
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("step 23 of 23  accuracy 0.")
     assert line.endswith("0:00 left")
+
+
+def test_fewer_steps_than_were_taken_are_refused(tmp_path, raises):
+    going(steps=4, checkpoint=tmp_path)
+    with raises(ValueError, "run: 3 steps, where the state to go on from has taken 4"):
+        going(steps=3, checkpoint=tmp_path)
+
+
+def test_it_is_not_traced(raises):
+    with raises(TypeError, "run: it writes files and cannot be traced; inside jit, vmap and grad take `jnn.fit`"):
+        jax.jit(lambda key: going(key=key).train_state.params)(KEY)
+
+
+def ordered(steps):
+    """The state after so many batches in the order in which they lie."""
+    order = np.arange(8 * steps).reshape(steps, 8) % 64
+    return jnn.fit(ADAM, DATA, key=KEY, steps=steps, order=order).train_state
+
+
+def batches(count, data=DATA):
+    return (jax.tree.map(lambda a, i=i: a[8 * (i % 8) : 8 * (i % 8) + 8], data) for i in range(count))
+
+
+def test_a_generator_is_a_stream_that_cannot_be_checkpointed(raises, tmp_path):
+    stream = {"batch_size": None, "steps": 6, "segment": 4}
+    found, asked = going(data=batches(6), **stream).train_state, ordered(6)
+    for one, other in zip(jax.tree.leaves(found.params), jax.tree.leaves(asked.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    with raises(ValueError, "run: this stream cannot be checkpointed: its iterator has no get_state and set_state"):
+        going(data=batches(6), checkpoint=tmp_path, **stream)
+    with raises(ValueError, "run: the stream ended after 5 steps"):
+        going(data=batches(5), **stream)
+    with raises(ValueError, "run: the stream has no batch"):
+        going(data=batches(0), **stream)
+    message = "run: the loss of step 0 is nan; what was not finite is not known, as the stream cannot be read again"
+    with raises(DivergedError, message):
+        going(data=batches(6, BAD), **stream)
