@@ -56,6 +56,9 @@ def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
             if damaged is not None:
                 at = archive.getinfo(damaged).header_offset
                 raise DataError(f"{path} is damaged: {damaged}, from byte {at}, does not have its checksum")
+            members, said = len(archive.namelist()), _count_of_zip(path)
+            if members != said:  # zipfile takes a member for a comment on the one before, where the comment's length is wrong
+                raise DataError(f"{path} is damaged: it has {members} arrays, and at its end says that it has {said}")
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
     except DataError:
@@ -66,6 +69,14 @@ def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if not isinstance(array, np.ndarray):
             raise DataError(f"{path} is no NPZ file: its member {name} is no array")
     return found
+
+
+def _count_of_zip(path: Path) -> int:
+    """As its last record says: PKWARE's APPNOTE, 4.3.16."""
+    with open(path, "rb") as file:
+        file.seek(-min(path.stat().st_size, 22 + 65535), os.SEEK_END)
+        tail = file.read()
+    return int.from_bytes(tail[tail.rfind(b"PK\5\6") + 10 :][:2], "little")
 
 
 def text(path: str | os.PathLike) -> str:

@@ -169,6 +169,16 @@ def test_npz_with_an_array_flipped_at_any_byte_is_refused_by_name_and_place(writ
         assert str(error.value) == f"{path} is damaged: b.npy, from byte {begins[1]}, does not have its checksum"
 
 
+def test_npz_that_has_lost_an_array_to_a_comment_is_refused(written, raises):
+    content = bytearray(npz_bytes(**ARRAYS))
+    content[content.index(b"PK\1\2") + 33] = 1  # 256 bytes of comment on the first
+    path = written("a.npz", content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["a.npy"]
+    with raises(DataError, f"{path} is damaged: it has 1 arrays, and at its end says that it has 3"):
+        data.npz(path)
+
+
 def test_npz_cut_off_at_any_byte_is_refused(written):
     content = npz_bytes(a=np.arange(3))
     for size in range(len(content)):
