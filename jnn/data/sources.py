@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +122,7 @@ class Images:
             with Image.open(path) as image:
                 image = image.convert("RGB")
                 if self.size is not None:
-                    image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
+                    image = image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
                 return np.asarray(image), np.int32(label)
         except Exception as error:  # of as many kinds as Pillow has decoders
             raise DataError(f"{path} is no picture, or a damaged one: {error}") from error
@@ -169,7 +170,7 @@ class Table:
             raise DataError(f"{self.path}, of {size} bytes, is damaged or cut off{where}: {error}") from error
 
     @functools.cached_property
-    def _file(self):
+    def _file(self) -> Any:
         import pyarrow as pa
         import pyarrow.parquet as parquet
 

@@ -140,10 +140,10 @@ class _Examples:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, i: int):
-        example = self._read(i)
+    def __getitem__(self, index: int):
+        example = self._read(index)
         if _form(example) != self._form:
-            raise DataError(f"stream: example {i} is {_shown(example)}, unlike example 0, {self._shown}")
+            raise DataError(f"stream: example {index} is {_shown(example)}, unlike example 0, {self._shown}")
         return example
 
     def _read(self, i: int):
