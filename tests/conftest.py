@@ -1,6 +1,7 @@
 import contextlib
 import os
 
+import hypothesis
 import jax
 import pytest
 
@@ -20,6 +21,17 @@ plots.STYLE["pdf.fonttype"] = 3  # outlines as they are: to cut them to size for
 if "JAX_PLATFORMS" not in os.environ:
     # several test processes would fight over the memory of one accelerator
     jax.config.update("jax_platforms", "cpu")
+
+# the same cases in every run; more of them, and with them others, where the variable says so
+hypothesis.settings.register_profile(
+    "jnn",
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "100")),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.load_profile("jnn")
 
 
 @pytest.fixture

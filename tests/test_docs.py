@@ -100,17 +100,34 @@ def test_fields_come_with_the_comments_beside_them():
     ]
 
 
-@pytest.fixture(scope="module")
-def page():
-    """Names and printed or final values of the page's code, cell by cell."""
-    cells = re.findall(r"^```\{code-cell\}\n(.*?)^```", (DOCS / "compose.md").read_text(), re.DOTALL | re.MULTILINE)
+def executed(page):
+    """Names and printed or final values of a page's code, cell by cell."""
+    cells = re.findall(r"^```\{code-cell\}\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
     names, values = {}, []
     for cell in cells:
         tree = ast.parse(cell)
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, "compose.md", "exec"), names)
-        values.append(None if last is None else eval(compile(ast.Expression(last.value), "compose.md", "eval"), names))
+        exec(compile(tree, page, "exec"), names)
+        values.append(None if last is None else eval(compile(ast.Expression(last.value), page, "eval"), names))
     return names, values
+
+
+@pytest.fixture(scope="module")
+def page():
+    return executed("compose.md")
+
+
+def test_the_page_data_does_what_it_says(capsys):
+    pytest.importorskip("grain", reason="needs grain")
+    names, values = executed("data.md")
+    said = "digits.idx is cut off at byte 62: its header, uint8 (9, 9), wants 93 bytes"
+    assert capsys.readouterr().out == f".../{said}\n"
+    accuracy, loss = (value for value in values if isinstance(value, float))
+    assert accuracy > 0.9
+    assert loss < 0.5
+    assert names["whole"].history["loss"][-1] < 3 < names["whole"].history["loss"][0]
+    assert [value for value in values if isinstance(value, bool)] == [True]  # what went on is the undisturbed run
+    assert values[-1][0].shape == (4, 2)
 
 
 def test_the_page_compose_a_model_does_what_it_says(page):

@@ -1,7 +1,7 @@
 """Real data sets, as numpy arrays.
 
 Files are looked for in the folder that `JNN_DATA_DIR` names, then in the cache (`pooch.os_cache("jnn")`), then fetched from
-their official address into the cache. Each is checked against its SHA-256 every time it is read.
+their official address into the cache, in up to three attempts. Each is checked against its SHA-256 every time it is read.
 """
 
 import csv
@@ -153,8 +153,10 @@ def _fetch(folder: str, name: str, sha256: str, address: str | None) -> Path:
     if address is None:
         places = f"neither in {looked} nor in {cache}" if own else f"not in {cache}"
         raise MissingDataError(f"{folder} is missing: {name} is {places}, and cannot be fetched; {remedy}")
+    # under another name until it is whole and its hash is right: two processes may fetch it at once
+    fetcher = pooch.create(cache, "", registry={name: f"sha256:{sha256}"}, urls={name: address}, retry_if_failed=2)
     try:
-        fetched = pooch.retrieve(address, known_hash=f"sha256:{sha256}", fname=name, path=cache, progressbar=False)
+        fetched = fetcher.fetch(name)
     except ValueError as error:  # pooch's word for a wrong hash; nothing is kept then
         raise DataError(
             f"{name} as fetched from {address} is not the file it should be (its SHA-256 is not {sha256})"

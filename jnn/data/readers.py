@@ -39,7 +39,10 @@ def idx(path: str | os.PathLike) -> np.ndarray:
         raise DataError(f"{path} is cut off at byte {len(content)}: its header, {dtype.name} {shape}, wants {end} bytes")
     if len(content) > end:
         raise DataError(f"{path} goes on behind byte {end}, where its header, {dtype.name} {shape}, ends it")
-    return np.frombuffer(content, dtype, offset=begin).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        return np.frombuffer(content, dtype, offset=begin).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:  # more axes than numpy has, or the product of all lengths but a zero
+        raise DataError(f"{path} is damaged: its header, from byte 4, wants {dtype.name} {shape} ({error})") from error
 
 
 def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -53,12 +56,27 @@ def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
             if damaged is not None:
                 at = archive.getinfo(damaged).header_offset
                 raise DataError(f"{path} is damaged: {damaged}, from byte {at}, does not have its checksum")
+            members, said = len(archive.namelist()), _count_of_zip(path)
+            if members != said:  # zipfile takes a member for a comment on the one before, where the comment's length is wrong
+                raise DataError(f"{path} is damaged: it has {members} arrays, and at its end says that it has {said}")
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, DataError):
-            raise
+            found = {name: arrays[name] for name in arrays.files}
+    except DataError:
+        raise
+    except Exception as error:  # of as many kinds as zipfile, its decompressors and numpy's parser of headers have
         raise DataError(f"{path} is no NPZ file of plain arrays, or a damaged one ({error}){_kind(_head(path))}") from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{path} is no NPZ file: its member {name} is no array")
+    return found
+
+
+def _count_of_zip(path: Path) -> int:
+    """As its last record says: PKWARE's APPNOTE, 4.3.16."""
+    with open(path, "rb") as file:
+        file.seek(-min(path.stat().st_size, 22 + 65535), os.SEEK_END)
+        tail = file.read()
+    return int.from_bytes(tail[tail.rfind(b"PK\5\6") + 10 :][:2], "little")
 
 
 def text(path: str | os.PathLike) -> str:

@@ -4,7 +4,9 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from jnn.data.errors import DataError
 from jnn.numbers import whole
 
 
@@ -36,18 +38,24 @@ def stream(
     """Batches of a source (see `jnn.data.Tokens`), stacked along a new leading axis, read ahead by Grain.
 
     batch_size: of all processes together; each reads its own part of every batch, in the order of the processes.
-    shuffle: a fresh permutation each epoch, picked by `seed`; a batch may hold the end of one epoch and the beginning of the
-        next. epochs: None for ever.
+    shuffle: a fresh permutation each epoch, picked by `seed`, in [0, 2**32); a batch may hold the end of one epoch and the
+        beginning of the next.
+    epochs: None for ever; else what is left at the end and fills no batch is dropped.
     workers: processes that read; 0 for threads, which do where reading is from files and not computing.
     sharding: a NamedSharding of a batch, as on a mesh of several processes, where each puts its part on its own devices.
 
     A batch is a function of the seed and the step alone. So a run goes on with the very next batch from a fresh iterator, from
-    any position, and with another number of workers or of processes as well."""
+    any position, and with another number of workers or of processes as well.
+
+    An example that cannot be read, or is not of the shapes and dtypes of example 0, raises DataError, which names it."""
     batch_size, workers = whole("stream", "batch_size", batch_size), whole("stream", "workers", workers, least=0)
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
         raise TypeError(f"stream: a source has a length and examples by number, got {type(source).__name__}")
     if len(source) < 1:
         raise ValueError("stream: the source is empty")
+    seed = whole("stream", "seed", seed, least=0)
+    if seed >= 2**32:
+        raise ValueError(f"stream: seed must be below 2**32, got {seed}")
     if batch_size % jax.process_count():
         raise ValueError(f"stream: a batch of {batch_size} is not to be shared by {jax.process_count()} processes")
     if epochs is not None and whole("stream", "epochs", epochs) * len(source) < batch_size:
@@ -67,7 +75,11 @@ class StreamIterator:
     def __next__(self):
         if self._grain is None:
             self._grain = iter(_batches(self._stream, self._batch))
-        batch = next(self._grain)
+        try:
+            batch = next(self._grain)
+        except Exception:
+            self._grain = None  # Grain's own goes on behind the batch that failed
+            raise
         self._batch += 1
         return batch
 
@@ -93,15 +105,59 @@ _ORDER = ("batch_size", "seed", "shuffle")
 def _batches(stream: Stream, first: int):
     import grain
 
-    examples = grain.MapDataset.source(stream.source)
+    examples = grain.MapDataset.source(_Examples(stream.source))
     if stream.shuffle:
         examples = examples.shuffle(seed=stream.seed)
     processes = jax.process_count()
     # a batch of each process in turn: together they are the batches of one process
     batches = examples.repeat(stream.epochs).batch(stream.batch_size // processes, drop_remainder=True)
-    mine = batches[first * processes + jax.process_index() :: processes]
+    end = len(batches) // processes * processes
+    mine = batches[first * processes + jax.process_index() : end : processes]
     threads = min(16, 4 * (os.cpu_count() or 1))
     read = mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if stream.workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # Grain asks for some that only a program of absl's own form has read
+            flags.FLAGS.mark_as_parsed()
         read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=stream.workers))
     return read
+
+
+class _Examples:
+    """A source whose errors name the example, and whose examples are all alike."""
+
+    def __init__(self, source):
+        self._source = source
+        first = self._read(0)
+        self._form, self._shown = _form(first), _shown(first)
+        if not jax.tree.leaves(first):  # Grain would look for the next example, for ever
+            raise DataError(f"stream: example 0 holds no number: {first!r}")
+
+    def __reduce__(self):  # the form of a pytree need not be one to be pickled
+        return _Examples, (self._source,)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int):
+        example = self._read(index)
+        if _form(example) != self._form:
+            raise DataError(f"stream: example {index} is {_shown(example)}, unlike example 0, {self._shown}")
+        return example
+
+    def _read(self, i: int):
+        try:
+            return self._source[i]
+        except Exception as error:
+            raise DataError(f"stream: example {i} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _form(example):
+    """Structure, shapes and dtypes; of text any length."""
+    leaves, structure = jax.tree.flatten(example)
+    return structure, [(np.shape(leaf), str if isinstance(leaf, str) else np.asarray(leaf).dtype) for leaf in leaves]
+
+
+def _shown(example) -> str:
+    return str(jax.tree.map(lambda leaf: f"{np.asarray(leaf).dtype} {np.shape(leaf)}", example)).replace("'", "")
