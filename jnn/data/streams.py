@@ -35,7 +35,7 @@ def stream(
 ) -> Stream:
     """Batches of a source (see `jnn.data.Tokens`), stacked along a new leading axis, read ahead by Grain.
 
-    batch_size: of all processes together; each reads its own part of every batch, in the order of the processes.
+    batch_size: of all processes together; each reads its own part of every batch: what the sharding puts on its devices.
     shuffle: a fresh permutation each epoch, picked by `seed`; a batch may hold the end of one epoch and the beginning of the
         next. epochs: None for ever.
     workers: processes that read; 0 for threads, which do where reading is from files and not computing.
@@ -96,12 +96,27 @@ def _batches(stream: Stream, first: int):
     examples = grain.MapDataset.source(stream.source)
     if stream.shuffle:
         examples = examples.shuffle(seed=stream.seed)
-    processes = jax.process_count()
-    # a batch of each process in turn: together they are the batches of one process
-    batches = examples.repeat(stream.epochs).batch(stream.batch_size // processes, drop_remainder=True)
-    mine = batches[first * processes + jax.process_index() :: processes]
+    part, parts = _part(stream)
+    # the parts of a batch follow each other: together they are the batches of one process
+    batches = examples.repeat(stream.epochs).batch(stream.batch_size // parts, drop_remainder=True)
+    mine = batches[first * parts + part : len(batches) // parts * parts : parts]
     threads = min(16, 4 * (os.cpu_count() or 1))
     read = mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if stream.workers:
         read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=stream.workers))
     return read
+
+
+def _part(stream: Stream) -> tuple[int, int]:
+    """Which part of each batch this process reads, and of how many. Two processes whose devices hold the same examples, as
+    where a layer is cut over both, read the same part."""
+    if stream.sharding is None:
+        return jax.process_index(), jax.process_count()
+    rows = jax.sharding.NamedSharding(stream.sharding.mesh, jax.sharding.PartitionSpec(*stream.sharding.spec[:1]))
+    spans = {
+        span.indices(stream.batch_size)[:2] for (span,) in rows.addressable_devices_indices_map((stream.batch_size,)).values()
+    }
+    low, high = min(spans)[0], max(spans)[1]
+    if sum(stop - start for start, stop in spans) != high - low or low % (high - low):
+        raise ValueError("stream: the rows of a batch on the devices of one process do not follow each other")
+    return low // (high - low), stream.batch_size // (high - low)

@@ -3,9 +3,10 @@
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn import checkpoints
-from jnn.checkpoints import Checkpoints
+from jnn.checkpoints import Checkpoints, processes
 from jnn.checkpoints.series import Writer
 from jnn.numbers import whole
 from jnn.runs import segments
@@ -80,7 +81,7 @@ class Live:
         self.step = int(self.train_state.step)
         self._saved = time.monotonic()
         source.start(self.step, position, plan.lengths(self.step))
-        self._safe = None if writer else self._snapshot()
+        self._safe = None if writer or jax.process_count() > 1 else self._snapshot()
 
     def _resumed(self):
         """-> TrainState and position of the newest whole checkpoint, and its record; None where there is none."""
@@ -127,11 +128,11 @@ class Live:
         plan = self.plan
         evaluated = plan.spacing and self.step % plan.spacing == 0
         improved = evaluated and self._since_best() == 0
-        late = time.monotonic() - self._saved >= MINUTE
+        late = processes.of_all(time.monotonic() - self._saved >= MINUTE)[0]
         if self._writer is None:
             if improved and plan.patience is not None:
                 self._best = jax.device_get(self.train_state)
-            if late:
+            if late and self._safe is not None:
                 self._safe, self._saved = self._snapshot(), time.monotonic()
             return
         kept = self._writer.kept
@@ -168,7 +169,7 @@ class Live:
         bad, loss = self.step + behind, float(losses[behind])
         if self._writer is not None:
             self._writer.wait()
-        self.train_state, position = (self._resumed() or (self.plan.begin(), None)) if self._writer else self._safe
+        self.train_state, position = (self._resumed() if self._writer else self._safe) or (self.plan.begin(), None)
         step = int(self.train_state.step)
         self._source.start(step, position, self.plan._replace(steps=bad, spacing=0).lengths(step))
         for length in self.plan._replace(steps=bad, spacing=0).lengths(step):
@@ -177,11 +178,28 @@ class Live:
         folder = None
         if self._writer is not None:
             folder = Path(self._writer.kept.folder) / "diverged" / f"{bad:09d}"
-            if not folder.exists():
+            if not processes.of_all(folder.exists())[0]:
                 checkpoints.save(folder, {"train_state": self.train_state}, {"loss": str(loss), "path": path})
         cause = f"the first array that is not finite is {path}" if path else f"above the limit of {self.plan.limit:g}"
         where = f"; the state before that step is in {folder}" if folder else ""
         return DivergedError(f"run: the loss of step {bad} is {loss:g}: {cause}{where}", bad, path, folder)
+
+
+@contextmanager
+def _together(live: Live):
+    """Says what is to be done where another process of the run is lost."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        text = (
+            f"run: process {jax.process_index()} of {jax.process_count()} stops after step {live.step}, as it has lost another: "
+            "see what that one said. Start all of them again, and they go on from the newest checkpoint"
+        )
+        # at once: jax may end this process before the exception is seen
+        print(text, file=sys.stderr, flush=True)
+        raise RuntimeError(text) from error
 
 
 def run(
@@ -218,9 +236,12 @@ def run(
         step whose loss or parameters are not finite; `Run.skipped` lists them.
     hooks: functions that are given each `Report`, in a thread of their own: what hangs or fails costs no step.
 
-    On SIGTERM the segment is finished, a checkpoint written and SystemExit(0) raised; on Ctrl-C likewise KeyboardInterrupt,
-    and a second one quits at once. Raises what `fit` raises; CheckpointError for checkpoints of another run or model and for a
-    save that failed; DivergedError.
+    Of several processes (`jax.distributed.initialize`) all call it alike, with a training of `jnn.sharding.shard` and a folder
+    that all of them see; the first one logs and calls the hooks. Where one of them dies the others stop with a RuntimeError.
+
+    On SIGTERM, to any process, the segment is finished, a checkpoint written and SystemExit(0) raised; on Ctrl-C likewise
+    KeyboardInterrupt, and a second one quits at once. Raises what `fit` raises; CheckpointError for checkpoints of another run
+    or model and for a save that failed; DivergedError.
     """
     steps, segment = whole("run", "steps", steps, least=0), whole("run", "segment", segment)
     if diverged not in ("stop", "skip"):
@@ -257,11 +278,14 @@ def run(
         stack.enter_context(closing(source))
         requests = stack.enter_context(Requests())
         live = Live(plan, source, stack.enter_context(closing(Writer(kept))) if kept else None)
-        watchers = [Lines(Path(kept.folder) / "log.jsonl", live.step)] if kept else []
-        watchers += [Display(live.step, steps)] if progress else []
-        watchers += [Apart(hooks)] if hooks else []
+        watchers = []
+        if processes.is_first():
+            watchers += [Lines(Path(kept.folder) / "log.jsonl", live.step)] if kept else []
+            watchers += [Display(live.step, steps)] if progress else []
+            watchers += [Apart(hooks)] if hooks else []
         for watcher in watchers:
             stack.enter_context(closing(watcher))
+        stack.enter_context(_together(live))
         for length in plan.lengths(live.step):
             if live.enough():
                 break
