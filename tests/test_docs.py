@@ -100,17 +100,21 @@ def test_fields_come_with_the_comments_beside_them():
     ]
 
 
-@pytest.fixture(scope="module")
-def page():
-    """Names and printed or final values of the page's code, cell by cell."""
-    cells = re.findall(r"^```\{code-cell\}\n(.*?)^```", (DOCS / "compose.md").read_text(), re.DOTALL | re.MULTILINE)
+def executed(name):
+    """Names and printed or final values of a page's code, cell by cell."""
+    cells = re.findall(r"^```\{code-cell\}\n(.*?)^```", (DOCS / name).read_text(), re.DOTALL | re.MULTILINE)
     names, values = {}, []
     for cell in cells:
         tree = ast.parse(cell)
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, "compose.md", "exec"), names)
-        values.append(None if last is None else eval(compile(ast.Expression(last.value), "compose.md", "eval"), names))
+        exec(compile(tree, name, "exec"), names)
+        values.append(None if last is None else eval(compile(ast.Expression(last.value), name, "eval"), names))
     return names, values
+
+
+@pytest.fixture(scope="module")
+def page():
+    return executed("compose.md")
 
 
 def test_the_page_compose_a_model_does_what_it_says(page):
@@ -131,6 +135,20 @@ def test_the_page_compose_a_model_does_what_it_says(page):
     jax.eval_shape(names["task"].objective.init, names["key"], names["task"].load().pool)
     assert "linen_1/batch_norm_0/scale" in values[-2][0]
     assert values[-2][1] == ["linen_1/batch_stats/batch_norm_0/mean", "linen_1/batch_stats/batch_norm_0/var"]
+
+
+def test_the_page_scaling_computes_the_same_on_as_many_devices_as_there_are():
+    _, (same, (devices, whole, parts)) = executed("scaling.md")
+    assert same
+    assert parts == devices * [(whole[0], whole[1] // devices)]
+
+
+def test_the_commands_of_the_page_scaling_are_those_of_the_example():
+    commands = re.findall(r"pretrain_gpt (--machines[^\"]*?--out \S+)", (DOCS / "scaling.md").read_text().replace("\\\n", ""))
+    asked = set(re.findall(r'add_argument\("(--\w+)"', (DOCS.parent / "experiments" / "pretrain_gpt.py").read_text()))
+    assert len(commands) == 2
+    for command in commands:
+        assert set(re.findall(r"--\w+", command)) <= asked | {"--out"}
 
 
 def test_the_page_maps_every_tensor_of_torchvisions_resnet(page, tmp_path):
