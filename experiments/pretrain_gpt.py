@@ -95,6 +95,9 @@ class First:
 
 def tokens_of(options) -> tuple[Path, int]:
     """-> the path of a token file and its vocabulary: of --tokens as it is, of a text its bytes."""
+    for path in (options.text, options.tokens):
+        if path is not None and not path.is_file():
+            raise InputError(f"{path} is no file")
     if options.tokens is not None:
         if options.vocabulary is None:
             raise InputError("--tokens wants --vocabulary, the number of different tokens")

@@ -14,8 +14,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jnn import tree as trees
 from jnn.types import Training
 
-Rule = PartitionSpec | Callable[[str, Any], PartitionSpec]
-
 
 def mesh(**axes: int) -> Mesh:
     """The devices of all processes as a grid with named axes: `mesh(data=-1)`, `mesh(data=4, model=2)`; -1 for what is left.

@@ -40,8 +40,9 @@ def test_it_reads_any_text_and_any_tokens(quick, tmp_path):
     ("arguments", "message"),
     [
         ([], "give --text FILE or --tokens FILE, or try --quick"),
-        (["--tokens", "x.bin"], "--tokens wants --vocabulary, the number of different tokens"),
-        (["--quick", "--data", "3"], "--data, --model: mesh: {'data': 3, 'model': 1} does not fill the 1 devices: TFRT_CPU_0"),
+        (["--text", "none.txt"], "none.txt is no file"),
+        (["--tokens", __file__], "--tokens wants --vocabulary, the number of different tokens"),
+        (["--quick", "--data", "3"], "--data, --model: mesh: {'data': 3, 'model': 1} does not fill the 1 devices: cpu:0"),
     ],
 )
 def test_what_does_not_do_is_refused_in_a_sentence(arguments, message, tmp_path, raises):
