@@ -167,7 +167,6 @@ def main(arguments=None):
     preset = PRESETS["tiny" if options.quick else options.preset]
     preset = preset._replace(batch=options.batch or preset.batch)
     updates, dtype, key = 200 if options.quick else options.steps, jnp.bfloat16, jax.random.key(options.seed)
-    path, vocabulary = tokens_of(options)
     try:
         mesh = sharding.mesh(data=options.data, model=options.model)
     except ValueError as error:
@@ -175,6 +174,7 @@ def main(arguments=None):
     if preset.heads % mesh.shape["model"] or preset.batch % mesh.shape["data"]:
         shape = f"{preset.heads} heads and {preset.batch} windows a step"
         raise InputError(f"--model {mesh.shape['model']}, --data {mesh.shape['data']}: they do not divide {shape}")
+    path, vocabulary = tokens_of(options)
     rules = (RULES if options.model > 1 else {}) | ({} if options.whole else {"*": sharding.fully("data")})
     cut = NamedSharding(mesh, PartitionSpec("data"))
     training = sharding.shard(training_of(preset, vocabulary, updates, dtype), mesh, rules, batch=cut.spec)

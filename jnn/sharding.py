@@ -64,7 +64,8 @@ def shardings(tree, mesh: Mesh, rules: Mapping[str, Any]):
         for pattern, rule in rules.items():
             if trees.matches(path, pattern):
                 used.add(pattern)
-                return NamedSharding(mesh, _fitting(path, leaf, rule(path, leaf)(mesh) if callable(rule) else rule, mesh))
+                spec = rule if isinstance(rule, PartitionSpec) else rule(path, leaf)(mesh)
+                return NamedSharding(mesh, _fitting(path, leaf, spec, mesh))
         return NamedSharding(mesh, PartitionSpec())
 
     found = [of(path, leaf) for path, leaf in flat.items()]

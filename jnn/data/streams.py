@@ -113,9 +113,8 @@ def _part(stream: Stream) -> tuple[int, int]:
     if stream.sharding is None:
         return jax.process_index(), jax.process_count()
     rows = jax.sharding.NamedSharding(stream.sharding.mesh, jax.sharding.PartitionSpec(*stream.sharding.spec[:1]))
-    spans = {
-        span.indices(stream.batch_size)[:2] for (span,) in rows.addressable_devices_indices_map((stream.batch_size,)).values()
-    }
+    found = rows.addressable_devices_indices_map((stream.batch_size,)).values()
+    spans = {index[0].indices(stream.batch_size)[:2] for index in found if index}
     low, high = min(spans)[0], max(spans)[1]
     if sum(stop - start for start, stop in spans) != high - low or low % (high - low):
         raise ValueError("stream: the rows of a batch on the devices of one process do not follow each other")

@@ -87,12 +87,13 @@ class Live:
         """-> TrainState and position of the newest whole checkpoint, and its record; None where there is none."""
         if self._writer is None:
             return None
+        folder = self._writer.kept.folder
 
         def asked(manifest):
-            require_same(manifest, self.plan.about, self._writer.kept.folder)
+            require_same(manifest, self.plan.about, folder)
             return like(manifest, self.plan.begin())  # arrays and not shapes: they know on which devices they lie
 
-        found = checkpoints.latest(self._writer.kept.folder, asked)
+        found = checkpoints.latest(folder, asked)
         if found is None:
             return None
         self.record = Record()
