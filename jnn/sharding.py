@@ -9,13 +9,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jnn import tree as trees
 from jnn.types import Training
-
-Rule = PartitionSpec | Callable[[str, Any], PartitionSpec]
 
 
 def mesh(**axes: int) -> Mesh:
@@ -29,7 +26,8 @@ def mesh(**axes: int) -> Mesh:
     sizes = {name: len(devices) // known if size == -1 else size for name, size in axes.items()}
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(f"mesh: {axes} does not fill the {len(devices)} devices: {', '.join(map(str, devices[:8]))}")
-    return Mesh(np.asarray(devices).reshape(tuple(sizes.values())), tuple(sizes))
+    # neighbours in the grid are neighbours in the network, where that matters
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def fully(*axes: str, least: int = 2**12) -> Callable[[str, Any], Callable[[Mesh], PartitionSpec]]:
@@ -66,7 +64,8 @@ def shardings(tree, mesh: Mesh, rules: Mapping[str, Any]):
         for pattern, rule in rules.items():
             if trees.matches(path, pattern):
                 used.add(pattern)
-                return NamedSharding(mesh, _fitting(path, leaf, rule(path, leaf)(mesh) if callable(rule) else rule, mesh))
+                spec = rule if isinstance(rule, PartitionSpec) else rule(path, leaf)(mesh)
+                return NamedSharding(mesh, _fitting(path, leaf, spec, mesh))
         return NamedSharding(mesh, PartitionSpec())
 
     found = [of(path, leaf) for path, leaf in flat.items()]
@@ -80,8 +79,8 @@ def _fitting(path: str, leaf, spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
     shape = tuple(leaf.shape)
     if len(spec) > len(shape):
         return PartitionSpec()
-    for length, names in zip(shape, spec, strict=False):
-        names = (names,) if isinstance(names, str) else names or ()
+    for length, entry in zip(shape, spec, strict=False):
+        names = _names(entry)
         unknown = [name for name in names if name not in mesh.shape]
         if unknown:
             raise ValueError(f"shardings: {path}: the mesh has no axis {unknown[0]!r}, but {', '.join(mesh.shape)}")
@@ -91,12 +90,19 @@ def _fitting(path: str, leaf, spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
     return spec
 
 
+def _names(entry) -> tuple[str, ...]:
+    """Of the axes of the mesh, of one entry of a PartitionSpec."""
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
 def shard(training: Training, mesh: Mesh, rules: Mapping[str, Any] = {}, *, batch: PartitionSpec | None = None) -> Training:
     """A training whose state lies on the mesh by `rules` (see `shardings`) and whose batches are cut along their leading axis:
     data parallel without rules, fully sharded by {"*": fully("data")}, tensor parallel by rules such as
     {"up/w": PartitionSpec(None, "model"), "down/w": PartitionSpec("model")}. It goes wherever a training goes.
 
-    batch: how a batch is cut; by default its leading axis along all axes of the mesh that no rule names, or along the first."""
+    batch: how a batch is cut; by default its leading axis along all axes of the mesh that no rule names, or along the first.
+        Data for evaluation that the devices do not divide stay whole. Raises ValueError for a batch for training that they do
+        not divide."""
     named = {name for rule in rules.values() if isinstance(rule, PartitionSpec) for name in jax.tree.leaves(tuple(rule))}
     free = tuple(name for name in mesh.shape if name not in named) or tuple(mesh.shape)[:1]
     cut = NamedSharding(mesh, PartitionSpec(free) if batch is None else batch)
@@ -106,11 +112,20 @@ def shard(training: Training, mesh: Mesh, rules: Mapping[str, Any] = {}, *, batc
         return laid(training.init(key, batch))
 
     def step(train_state, batch, *, train=True):
-        batch = jax.lax.with_sharding_constraint(batch, cut)
+        batch = jax.tree.map(partial(_divided, cut=cut, train=train), batch)
         train_state, metrics = training.step(train_state, batch, train=train)
-        return laid(train_state), metrics
+        return laid(train_state), jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))
 
     return Training(init, step)
+
+
+def _divided(array, *, cut, train):
+    parts = math.prod(cut.mesh.shape[name] for entry in cut.spec[:1] for name in _names(entry))
+    if len(array) % parts == 0:
+        return jax.lax.with_sharding_constraint(array, cut)
+    if train:
+        raise ValueError(f"shard: {parts} devices do not divide a batch of {len(array)} examples")
+    return array
 
 
 def _laid(train_state, *, mesh, rules):

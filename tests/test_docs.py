@@ -150,6 +150,20 @@ def test_the_page_compose_a_model_does_what_it_says(page):
     assert values[-2][1] == ["linen_1/batch_stats/batch_norm_0/mean", "linen_1/batch_stats/batch_norm_0/var"]
 
 
+def test_the_page_scaling_computes_the_same_on_as_many_devices_as_there_are():
+    _, (same, (devices, whole, parts)) = executed("scaling.md")
+    assert same
+    assert parts == devices * [(whole[0], whole[1] // devices)]
+
+
+def test_the_commands_of_the_page_scaling_are_those_of_the_example():
+    commands = re.findall(r"pretrain_gpt (--machines[^\"]*?--out \S+)", (DOCS / "scaling.md").read_text().replace("\\\n", ""))
+    asked = set(re.findall(r'add_argument\("(--\w+)"', (DOCS.parent / "experiments" / "pretrain_gpt.py").read_text()))
+    assert len(commands) == 2
+    for command in commands:
+        assert set(re.findall(r"--\w+", command)) <= asked | {"--out"}
+
+
 def test_the_page_maps_every_tensor_of_torchvisions_resnet(page, tmp_path):
     names, _ = page
     widths, tensors = {"conv1": (3, 64, 7)}, {"fc.weight": (1000, 512), "fc.bias": (1000,)}

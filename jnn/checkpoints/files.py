@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jnn import tree as trees
-from jnn.checkpoints import arrays, manifests
-from jnn.checkpoints.manifests import CheckpointError, Manifest
+from jnn.checkpoints import arrays, manifests, processes
+from jnn.checkpoints.manifests import CheckpointError, DamagedError, Manifest
 
 
 class Report(NamedTuple):
@@ -39,17 +39,21 @@ def save(folder: str | os.PathLike, tree, about: Mapping[str, Any] = {}) -> Mani
 
     tree: arrays of any dtype, random keys included, on one device or many. about: anything that JSON holds.
     A process that is killed leaves a folder without a manifest, which `load` refuses. Raises CheckpointError where the folder
-    exists and is not empty; TypeError for what is no array; OSError for a full disk."""
+    exists and is not empty; TypeError for what is no array; OSError for a full disk. Of several processes all call it, each
+    writes what lies on its devices, and the first the manifest when all have."""
     import orbax.checkpoint as ocp
 
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if processes.of_all(folder.exists() and any(folder.iterdir()))[0]:
         raise CheckpointError(f"{folder} exists: a checkpoint wants a folder of its own")
     entries = arrays.described(tree)
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         arrays.write(checkpointer, folder / "arrays", tree)
-    return manifests.seal(folder, entries, about)
+    if processes.is_first():
+        manifests.seal(folder, entries, about)
+    processes.of_all(0)  # none goes on before that
+    return manifests.read(folder)
 
 
 def load(folder: str | os.PathLike, like=None, *, partial: bool = False) -> Loaded:
@@ -62,7 +66,7 @@ def load(folder: str | os.PathLike, like=None, *, partial: bool = False) -> Load
     Raises CheckpointError where the checkpoint is incomplete, or damaged: it names the file. And where it is that of another
     model, naming all paths that were added, are missing or have another shape or dtype."""
     folder = Path(folder)
-    manifest = manifests.verify(folder)
+    manifest = _verified(folder)
     if like is None:
         found = arrays.read(folder / "arrays", dict.fromkeys(manifest.arrays), manifest.arrays)
         return Loaded(trees.unflatten(found), manifest.about, Report([], [], []))
@@ -97,6 +101,19 @@ def remove(folder: Path) -> None:
     """The manifest first: a folder half removed is no checkpoint."""
     (folder / manifests.NAME).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _verified(folder: Path) -> Manifest:
+    """By the first process for all of them: they go on together, or none does."""
+    damage = None
+    if processes.is_first():
+        try:
+            manifests.verify(folder)
+        except CheckpointError as error:
+            damage = error
+    if processes.of_all(damage is not None)[0]:
+        raise damage or DamagedError(f"{folder} is not whole, as process 0 has found")
+    return manifests.read(folder)
 
 
 def _text(entry: dict) -> str:

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
-from jnn.checkpoints import arrays, files, manifests
+from jnn.checkpoints import arrays, files, manifests, processes
 from jnn.checkpoints.files import Loaded
 from jnn.checkpoints.manifests import CheckpointError, Manifest
 
@@ -49,6 +47,9 @@ def latest(folder: str | os.PathLike, like: Callable[[Manifest], Any]) -> tuple[
     like(manifest) gives the tree that is to be loaded, as of `load`; it may raise where a checkpoint is not one to go on from.
     A damaged one is passed over with a warning that names its file. Raises CheckpointError where none of them is whole."""
     found = steps(folder)
+    newest = processes.of_all(found[-1] if found else -1)
+    if len(set(newest)) > 1:
+        raise CheckpointError(f"{folder} is to be shared by all processes: they see as the newest checkpoints {newest}")
     for step in reversed(found):
         try:
             return step, files.load(at(folder, step), like(manifests.read(at(folder, step))))
@@ -73,7 +74,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         Path(kept.folder).mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:  # what a killed process left is no checkpoint and takes room
+        if processes.is_first():  # what a killed process left is no checkpoint and takes room
             for path in Path(kept.folder).iterdir():
                 if path.is_dir() and path.name.isdecimal() and not (path / manifests.NAME).exists():
                     files.remove(path)
@@ -82,35 +83,47 @@ class Writer:
         """Returns when the arrays are copied; `tree` may be donated then. Waits for the save before, and raises its error."""
         self.wait()
         folder = at(self.kept.folder, step)
-        if (folder / manifests.NAME).exists():
-            return
+        there = (folder / manifests.NAME).exists()
         entries = arrays.described(tree)
-        if jax.process_index() == 0:
+        if processes.is_first() and not there:
             files.remove(folder)
             folder.mkdir(parents=True)
+        if processes.of_all(there)[0]:
+            return
         arrays.write(self._orbax, folder / "arrays", tree)
         self._thread = threading.Thread(target=self._finish, args=(folder, entries, dict(about)), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the save under way is on the disk. Raises its error, once."""
+        """Until the save under way is on the disk, for all processes. Raises its error, once."""
+        error = self._joined()
+        failed = processes.of_all(error is not None)
+        self._raise(error)
+        if any(failed):
+            raise CheckpointError(f"the checkpoint could not be written to {self.kept.folder} by process {failed.index(1)}")
+
+    def close(self) -> None:
+        """Of this process alone: the others may have stopped."""
+        try:
+            self._raise(self._joined())
+        finally:
+            self._orbax.close()
+
+    def _joined(self) -> BaseException | None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         error, self._error = self._error, None
+        return error
+
+    def _raise(self, error: BaseException | None) -> None:
         if error is not None:
             raise CheckpointError(f"the checkpoint could not be written to {self.kept.folder}: {error}") from error
-
-    def close(self) -> None:
-        try:
-            self.wait()
-        finally:
-            self._orbax.close()
 
     def _finish(self, folder: Path, entries: Mapping[str, dict], about: Mapping[str, Any]) -> None:
         try:
             self._orbax.wait_until_finished()
-            if jax.process_index() == 0:
+            if processes.is_first():
                 manifests.seal(folder, entries, about)
                 self._prune()
         except BaseException as error:  # raised where it is waited for

@@ -37,7 +37,7 @@ def stream(
 ) -> Stream:
     """Batches of a source (see `jnn.data.Tokens`), stacked along a new leading axis, read ahead by Grain.
 
-    batch_size: of all processes together; each reads its own part of every batch, in the order of the processes.
+    batch_size: of all processes together; each reads its own part of every batch: what the sharding puts on its devices.
     shuffle: a fresh permutation each epoch, picked by `seed`, in [0, 2**32); a batch may hold the end of one epoch and the
         beginning of the next.
     epochs: None for ever; else what is left at the end and fills no batch is dropped.
@@ -108,11 +108,10 @@ def _batches(stream: Stream, first: int):
     examples = grain.MapDataset.source(_Examples(stream.source))
     if stream.shuffle:
         examples = examples.shuffle(seed=stream.seed)
-    processes = jax.process_count()
-    # a batch of each process in turn: together they are the batches of one process
-    batches = examples.repeat(stream.epochs).batch(stream.batch_size // processes, drop_remainder=True)
-    end = len(batches) // processes * processes
-    mine = batches[first * processes + jax.process_index() : end : processes]
+    part, parts = _part(stream)
+    # the parts of a batch follow each other: together they are the batches of one process
+    batches = examples.repeat(stream.epochs).batch(stream.batch_size // parts, drop_remainder=True)
+    mine = batches[first * parts + part : len(batches) // parts * parts : parts]
     threads = min(16, 4 * (os.cpu_count() or 1))
     read = mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if stream.workers:
@@ -161,3 +160,17 @@ def _form(example):
 
 def _shown(example) -> str:
     return str(jax.tree.map(lambda leaf: f"{np.asarray(leaf).dtype} {np.shape(leaf)}", example)).replace("'", "")
+
+
+def _part(stream: Stream) -> tuple[int, int]:
+    """Which part of each batch this process reads, and of how many. Two processes whose devices hold the same examples, as
+    where a layer is cut over both, read the same part."""
+    if stream.sharding is None:
+        return jax.process_index(), jax.process_count()
+    rows = jax.sharding.NamedSharding(stream.sharding.mesh, jax.sharding.PartitionSpec(*stream.sharding.spec[:1]))
+    found = rows.addressable_devices_indices_map((stream.batch_size,)).values()
+    spans = {index[0].indices(stream.batch_size)[:2] for index in found if index}
+    low, high = min(spans)[0], max(spans)[1]
+    if sum(stop - start for start, stop in spans) != high - low or low % (high - low):
+        raise ValueError("stream: the rows of a batch on the devices of one process do not follow each other")
+    return low // (high - low), stream.batch_size // (high - low)

@@ -3,9 +3,10 @@
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn import checkpoints
-from jnn.checkpoints import Checkpoints
+from jnn.checkpoints import Checkpoints, processes
 from jnn.checkpoints.series import Writer
 from jnn.closures import holds_tracer
 from jnn.data.streams import Stream
@@ -87,7 +88,7 @@ class Live:
             raise ValueError(f"run: {plan.steps} steps, where the state to go on from has taken {self.step}")
         self._saved = time.monotonic()
         source.start(self.step, position, plan.lengths(self.step))
-        self._safe = None if writer else self._snapshot()
+        self._safe = None if writer or jax.process_count() > 1 else self._snapshot()
         self._at_peak = seconds_at_peak(plan.training, self.train_state, source.batch())
 
     def _resumed(self):
@@ -137,11 +138,11 @@ class Live:
         plan = self.plan
         evaluated = plan.spacing and self.step % plan.spacing == 0
         improved = evaluated and self._since_best() == 0
-        late = time.monotonic() - self._saved >= MINUTE
+        late = processes.of_all(time.monotonic() - self._saved >= MINUTE)[0]
         if self._writer is None:
             if improved and plan.patience is not None:
                 self._best = jax.device_get(self.train_state)
-            if late:
+            if late and self._safe is not None:
                 self._safe, self._saved = self._snapshot(), time.monotonic()
             return
         kept = self._writer.kept
@@ -190,11 +191,28 @@ class Live:
         folder = None
         if self._writer is not None:
             folder = Path(self._writer.kept.folder) / "diverged" / f"{bad:09d}"
-            if not folder.exists():
+            if not processes.of_all(folder.exists())[0]:
                 checkpoints.save(folder, {"train_state": self.train_state}, {"loss": str(loss), "path": path})
         cause = f"the first array that is not finite is {path}" if path else f"above the limit of {self.plan.limit:g}"
         where = f"; the state before that step is in {folder}" if folder else ""
         return DivergedError(f"run: the loss of step {bad} is {loss:g}: {cause}{where}", bad, path, folder)
+
+
+@contextmanager
+def _together(live: Live):
+    """Says what is to be done where another process of the run is lost."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        text = (
+            f"run: process {jax.process_index()} of {jax.process_count()} stops after step {live.step}, as it has lost another: "
+            "see what that one said. Start all of them again, and they go on from the newest checkpoint"
+        )
+        # at once: jax may end this process before the exception is seen
+        print(text, file=sys.stderr, flush=True)
+        raise RuntimeError(text) from error
 
 
 def run(
@@ -235,9 +253,12 @@ def run(
     profile: so many steps, from the second segment on, are traced by `jax.profiler` into `folder/profile`.
     progress: a display in a terminal, elsewhere a line every ten seconds, on standard error.
 
-    On SIGTERM the segment is finished, a checkpoint written and SystemExit(0) raised; on Ctrl-C likewise KeyboardInterrupt,
-    and a second one quits at once. Raises what `fit` raises; CheckpointError for checkpoints of another run or model and for a
-    save that failed; DivergedError.
+    Of several processes (`jax.distributed.initialize`) all call it alike, with a training of `jnn.sharding.shard` and a folder
+    that all of them see; the first one logs and calls the hooks. Where one of them dies the others stop with a RuntimeError.
+
+    On SIGTERM, to any process, the segment is finished, a checkpoint written and SystemExit(0) raised; on Ctrl-C likewise
+    KeyboardInterrupt, and a second one quits at once. Raises what `fit` raises; CheckpointError for checkpoints of another run
+    or model and for a save that failed; DivergedError.
     """
     steps, segment = whole("run", "steps", steps, least=0), whole("run", "segment", segment)
     if diverged not in ("stop", "skip"):
@@ -283,13 +304,16 @@ def run(
         stack.enter_context(closing(source))
         requests = stack.enter_context(Requests())
         live = Live(plan, source, stack.enter_context(closing(Writer(kept))) if kept else None)
-        watchers = [Lines(Path(kept.folder) / "log.jsonl", live.step)] if kept else []
-        tracer = Profile(Path(kept.folder) / "profile", profile) if kept else None
-        watchers += [tracer] if tracer else []
-        watchers += [Display(live.step, steps)] if progress else []
-        watchers += [Apart(hooks)] if hooks else []
+        watchers, tracer = [], None
+        if processes.is_first():
+            tracer = Profile(Path(kept.folder) / "profile", profile) if kept else None
+            watchers += [Lines(Path(kept.folder) / "log.jsonl", live.step)] if kept else []
+            watchers += [tracer] if tracer else []
+            watchers += [Display(live.step, steps)] if progress else []
+            watchers += [Apart(hooks)] if hooks else []
         for watcher in watchers:
             stack.enter_context(closing(watcher))
+        stack.enter_context(_together(live))
         for length in plan.lengths(live.step):
             if live.enough():
                 break

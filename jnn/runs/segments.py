@@ -81,7 +81,7 @@ def _order(data, key, first_step, steps, batch_size):
 def first_bad(training: Training, train_state: TrainState, batch) -> str:
     """The path of the first array that is not finite, in the order in which a step meets them: the batch, the parameters, the
     state, the optimizer's state, the metrics, the parameters after the step. "" where all are finite."""
-    after, metrics = training.step(train_state, batch)
+    after, metrics = jax.jit(training.step)(train_state, batch)
     met = {"batch": batch, **train_state._asdict(), "metrics": metrics, "after the step": after.params}
     for name, part in met.items():
         for path, leaf in tree.flatten(part).items():

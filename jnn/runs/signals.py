@@ -5,7 +5,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-import jax
+from jnn.checkpoints import processes
 
 
 class Requests:
@@ -33,8 +33,4 @@ class Requests:
 
     def noted(self) -> int | None:
         """The signal that any process of the run has been sent; all processes get the same answer."""
-        if jax.process_count() == 1:
-            return self._noted
-        from jax.experimental import multihost_utils
-
-        return int(multihost_utils.process_allgather(jax.numpy.int32(self._noted or 0)).max()) or None
+        return max(processes.of_all(self._noted or 0)) or None

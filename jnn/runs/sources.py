@@ -79,15 +79,16 @@ class Streamed:
             self._first = next(self._iterator)
         except StopIteration:
             raise ValueError("run: the stream has no batch") from None
-        self._next, self._reader = None, None
+        self._reader = None
         self._reached = self._begin
         self.waited, self.skip = 0.0, skip
 
     def begun(self, training: Training, key) -> TrainState:
-        return fit(training, self._first, key=key, steps=0).train_state
+        return fit(training, self._placed(self._first), key=key, steps=0).train_state
 
     def sizes(self) -> dict[str, int]:
-        return _sizes(self._first, len(jax.tree.leaves(self._first)[0]))
+        examples = len(jax.tree.leaves(self._first)[0])
+        return _sizes(self._first, getattr(self._stream, "batch_size", examples))
 
     def batch(self):
         return self._first
@@ -114,20 +115,28 @@ class Streamed:
                         return
                 # fewer than a whole segment are filled up, so that one program does for all lengths
                 filled = batches + batches[-1:] * (self._rows - length)
-                self._put((self._placed(jax.tree.map(lambda *rows: np.stack(rows), *filled)), _position(self._iterator)))
+                self._put((self._placed(jax.tree.map(lambda *rows: np.stack(rows), *filled), None), _position(self._iterator)))
                 step += length
                 if self._stop.is_set():
                     return
         except BaseException as error:  # raised where the batches are waited for
             self._put(error)
 
-    def _placed(self, batches):
-        """On the devices; of a stream with a sharding, the parts of all processes together as one array."""
+    def _placed(self, batches, *before: None):
+        """On the devices; of a stream with a sharding, the parts of all processes together as one array. before: None for each
+        axis in front of the examples."""
         cut = getattr(self._stream, "sharding", None)
         if cut is None:
+            if jax.process_count() > 1:
+                raise ValueError("run: of several processes each reads a part of a batch: the stream wants a sharding")
             return jax.device_put(batches)
-        cut = jax.sharding.NamedSharding(cut.mesh, jax.sharding.PartitionSpec(None, *cut.spec))
-        return jax.tree.map(lambda a: jax.make_array_from_process_local_data(cut, a), batches)
+        cut = jax.sharding.NamedSharding(cut.mesh, jax.sharding.PartitionSpec(*before, *cut.spec))
+        at, rows = len(before), self._stream.batch_size
+
+        def put(a):
+            return jax.make_array_from_process_local_data(cut, a, (*a.shape[:at], rows, *a.shape[at + 1 :]))
+
+        return jax.tree.map(put, batches)
 
     def _put(self, item) -> None:
         while not self._stop.is_set():

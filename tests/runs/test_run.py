@@ -184,15 +184,16 @@ def test_a_limit_counts_as_diverged(raises):
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_ends_the_segment_saves_and_stops(tmp_path, number, error):
     def ask(report):
-        if report.step == 2:  # a second Ctrl-C quits at once
+        if report.step == 2:  # once: a second Ctrl-C quits without a checkpoint
             os.kill(os.getpid(), number)
 
-    with pytest.raises(error) as stopped:
-        going(segment=2, checkpoint=Checkpoints(tmp_path, every=1000), hooks=(ask,))
+    with pytest.raises(error) as stopped:  # steps enough for a hook that is late
+        going(steps=5000, segment=2, checkpoint=Checkpoints(tmp_path, every=10_000), hooks=(ask,))
     assert number != signal.SIGTERM or stopped.value.code == 0
     (step,) = checkpoints.steps(tmp_path)
-    assert 0 < step < STEPS
-    assert_same(going(segment=2, checkpoint=tmp_path).train_state, going(segment=2).train_state)
+    assert 0 < step < 5000
+    more = {"segment": 2, "steps": step + 3}
+    assert_same(going(checkpoint=tmp_path, **more).train_state, going(**more).train_state)
 
 
 def test_outside_the_main_thread_signals_are_left_alone(undisturbed):
