@@ -46,7 +46,7 @@ def save(folder: str | os.PathLike, tree, about: Mapping[str, Any] = {}) -> Mani
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} exists: a checkpoint wants a folder of its own")
     entries = arrays.described(tree)
-    folder.mkdir(parents=True, exist_ok=True)
+    manifests.make_folder(folder)
     with ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         arrays.write(checkpointer, folder / "arrays", tree)
     return manifests.seal(folder, entries, about)

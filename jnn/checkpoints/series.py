@@ -1,7 +1,9 @@
 """The checkpoints of a run: a folder for each, named by its step, written in the background and kept as long as asked."""
 
 import os
+import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,7 +64,8 @@ def latest(folder: str | os.PathLike, like: Callable[[Manifest], Any]) -> tuple[
 class Writer:
     """Writes checkpoints one after another, each in the background: training goes on when the arrays are copied.
 
-    An error of a save is raised by the next `save`, by `wait` or by `close`: none is lost."""
+    An error of a save is raised by the next `save`, by `wait` or by `close`: none is lost. There is one writer to a folder:
+    another one raises CheckpointError, until this is closed or its process has ended."""
 
     def __init__(self, kept: Checkpoints):
         import orbax.checkpoint as ocp
@@ -72,8 +75,11 @@ class Writer:
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        Path(kept.folder).mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:  # what a killed process left is no checkpoint and takes room
+        self._began = 0.0
+        manifests.make_folder(Path(kept.folder))
+        if jax.process_index() == 0:
+            self._lock = _locked(Path(kept.folder))
+            # what a killed process left is no checkpoint and takes room
             for path in Path(kept.folder).iterdir():
                 if path.is_dir() and path.name.isdecimal() and not (path / manifests.NAME).exists():
                     files.remove(path)
@@ -89,23 +95,43 @@ class Writer:
             files.remove(folder)
             folder.mkdir(parents=True)
         arrays.write(self._orbax, folder / "arrays", tree)
-        self._thread = threading.Thread(target=self._finish, args=(folder, entries, dict(about)), name="checkpoint")
+        arguments = folder, entries, dict(about)
+        self._thread = threading.Thread(target=self._finish, args=arguments, name="checkpoint", daemon=True)
+        self._began = time.monotonic()
         self._thread.start()
 
     def wait(self) -> None:
         """Until the save under way is on the disk. Raises its error, once."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(max(self._began + self.kept.timeout - time.monotonic(), 0.0))
+            if self._thread.is_alive():
+                raise CheckpointError(
+                    f"the checkpoint could not be written to {self.kept.folder} in {self.kept.timeout:g} seconds"
+                )
             self._thread = None
         error, self._error = self._error, None
         if error is not None:
             raise CheckpointError(f"the checkpoint could not be written to {self.kept.folder}: {error}") from error
 
+    def go_on(self, step: int) -> None:
+        """From the checkpoint of this step. Those of later ones are damaged: they are set aside, as `000000400.damaged`, and
+        neither stand in the way of new ones nor count as kept."""
+        if jax.process_index() == 0:
+            for later in steps(self.kept.folder):
+                if later > step:
+                    folder = at(self.kept.folder, later)
+                    aside = folder.with_name(f"{folder.name}.damaged")
+                    files.remove(aside)
+                    folder.rename(aside)
+
     def close(self) -> None:
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            if self._thread is None:  # else it would be waited for without end
+                self._orbax.close()
+            if jax.process_index() == 0:
+                self._lock.close()
 
     def _finish(self, folder: Path, entries: Mapping[str, dict], about: Mapping[str, Any]) -> None:
         try:
@@ -129,3 +155,23 @@ class Writer:
                 keep.add((max if self.kept.largest else min)(values, key=values.__getitem__))
         for step in set(found) - keep:
             files.remove(at(self.kept.folder, step))
+
+
+def _locked(folder: Path):
+    """A file that is open and locked; the system unlocks it when it is closed, or the process ends."""
+    import fcntl
+
+    file = open(folder / ".lock", "a+")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise CheckpointError(f"{folder}: another run writes its checkpoints there: {holder}") from None
+    except OSError:
+        pass  # a file system that has no locks
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

@@ -94,6 +94,7 @@ class Live:
         found = checkpoints.latest(self._writer.kept.folder, asked)
         if found is None:
             return None
+        self._writer.go_on(found[0])
         self.record = Record()
         for name, values in found[1].tree.items():
             if name != "train_state":

@@ -45,7 +45,7 @@ class Requests:
         self._noted = number
 
     def _listen(self, heard: int) -> None:
-        """Python calls a handler when the main thread comes back from XLA, at the end of a segment; this thread is told at once."""
+        """Python calls a handler when the main thread comes back from XLA, after a segment; this thread is told at once."""
         interrupts = 0
         while number := os.read(heard, 1):
             interrupts += number[0] == signal.SIGINT
