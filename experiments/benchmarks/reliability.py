@@ -1,7 +1,7 @@
 """What becomes of a run that is killed, or whose disk fails, or whose files are damaged?
 
-python -m experiments.benchmarks.reliability [--quick] [--kills 200] [--flips 10000] [--only kills,points,...] [--overhead]
-    [--memory] [--seed 0] [--out runs/benchmarks]
+python -m experiments.benchmarks.reliability [--quick] [--kills 200] [--flips 10000] [--stride 1] [--only kills,...]
+    [--overhead] [--memory] [--seed 0] [--out runs/benchmarks]
 
 A small training with a checkpoint every three steps, by `jnn.runs.run` and by Orbax alone (`CheckpointManager` with its default
 options, restored from its latest step), goes through the same:
@@ -224,8 +224,11 @@ def _outcome(contestant: Contestant, folder: Path, step: int, whole: str, path: 
             shutil.rmtree(folder.parent)
 
 
+OUTCOMES = "noticed", "noticed, file not named", "same numbers", "other numbers"
+
+
 def _counted() -> dict[str, int]:
-    return dict.fromkeys(("damaged", "noticed", "noticed, file not named", "same numbers", "other numbers", "gone back", "tried"), 0)
+    return dict.fromkeys(("damaged", *OUTCOMES, "gone back", "tried"), 0)
 
 
 def _goes_back(folder: Path, step: int, path: Path) -> bool:
@@ -269,7 +272,7 @@ def flips(name: str, work: Path, count: int, rng, back: int) -> dict:
         for i in range(0, len(content), max(len(content) // count, 1)):
             _damage(counts, saved, manifest, _flipped(content, 8 * i + int(rng.integers(8))), i % back == 0)
         found["manifest"] = counts
-    files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.name != "manifest.json" and path.stat().st_size]
+    files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.name != "manifest.json"]
     sizes = np.array([path.stat().st_size for path in files])
     counts = _counted()
     for i in range(count):
@@ -388,9 +391,9 @@ def table(results: dict) -> str:
 
     def faulty(found):
         total = {name: sum(counts[name] for counts in found.values()) for name in next(iter(found.values()))}
-        bad = total["swallowed"] + total["earlier damaged"] + total["not gone on"]
-        said = f"{total['calls']:,}; {total['raised']:,} raised, {total['harmless']:,} did no harm, {total['swallowed']:,} swallowed"
-        return f"{said}; {total['earlier damaged']:,} damaged an earlier one, {total['not gone on']:,} could not go on" if bad else said
+        said = f"{total['calls']:,}; {total['raised']:,} raised, {total['harmless']:,} without effect, "
+        said += f"{total['swallowed']:,} swallowed; the run went on after {total['calls'] - total['not gone on']:,}"
+        return f"{said}; {total['earlier damaged']:,} damaged an earlier checkpoint" if total["earlier damaged"] else said
 
     def damaged(found):
         noticed = found["noticed"] + found["noticed, file not named"]
@@ -398,6 +401,9 @@ def table(results: dict) -> str:
         if noticed == found["damaged"]:
             return said
         return f"{said}, {found['same numbers']:,} without effect, {found['other numbers']:,} loaded other numbers"
+
+    def back(found):
+        return f"{found['gone back']:,} of {found['tried']:,}" if found["tried"] else "not by itself"
 
     def lost(found):
         words = {"same numbers": "whole", "noticed": "unreadable", "other numbers": "other numbers"}
@@ -407,8 +413,10 @@ def table(results: dict) -> str:
     row("SIGKILL at each call of a save", "points", killed)
     row("an error at each call of a save", "faults", faulty)
     if "flips" in results:
-        rows.append(f"| a flipped bit in each byte of the manifest | {damaged(results['flips']['jnn']['manifest'])} | has none |")
+        said = damaged(results["flips"]["jnn"]["manifest"])
+        rows.append(f"| a flipped bit in each byte of the manifest | {said} | has none |")
     row("a flipped bit in the files", "flips", lambda found: damaged(found["files"]))
+    row("and the run goes on from the checkpoint before", "flips", lambda found: back(found["files"]))
     row("a file cut, emptied or removed", "cuts", damaged)
     row("power lost as a checkpoint is done", "power", lost)
     return "\n".join(["| | jnn | Orbax alone |", "|---|---|---|", *rows]) + "\n"
@@ -418,6 +426,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--flips", type=int, default=10_000, help="of Orbax alone, which is slower to read, a tenth")
+    parser.add_argument("--stride", type=int, default=1, help="points and faults: every so many-th call")
     parser.add_argument("--only", default=",".join(PARTS), help="some of " + ", ".join(PARTS))
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--minutes", type=float, default=5.0)
@@ -426,7 +435,7 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     options = parser.parse_args(arguments)
-    count, flipped, stride = (4, 50, 20) if options.quick else (options.kills, options.flips, 1)
+    count, flipped, stride = (4, 50, 20) if options.quick else (options.kills, options.flips, options.stride)
     chosen = [part for part in options.only.split(",") if part]
     for part in chosen:
         if part not in PARTS:
@@ -437,7 +446,7 @@ def main(arguments=None):
         work = Path(folder)
         _prepared(work)
         preloaded(work)
-        FORKED.set_forkserver_preload(["experiments.benchmarks.reliability", "orbax.checkpoint", "grain"])
+        FORKED.set_forkserver_preload(["experiments.benchmarks.checkpointed", "orbax.checkpoint", "grain"])
         do = {
             "kills": lambda name: kills(name, work, count, np.random.default_rng(options.seed)),
             "points": lambda name: points(name, work, stride),
@@ -453,6 +462,7 @@ def main(arguments=None):
             for name in CONTESTANTS:
                 results[part][name] = do[part](name)
                 print(part, name, json.dumps(results[part][name]), flush=True)
+            records.write(options.out, "reliability", results)  # what is done is not lost either
         if options.overhead:
             results["overhead"] = overhead(work, options.minutes)
         if options.memory:

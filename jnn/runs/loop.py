@@ -84,17 +84,18 @@ class Live:
 
     def _resumed(self):
         """-> TrainState and position of the newest whole checkpoint, and its record; None where there is none."""
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             return None
 
         def asked(manifest):
-            require_same(manifest, self.plan.about, self._writer.kept.folder)
+            require_same(manifest, self.plan.about, writer.kept.folder)
             return like(manifest, self.plan.begin())  # arrays and not shapes: they know on which devices they lie
 
-        found = checkpoints.latest(self._writer.kept.folder, asked)
+        found = checkpoints.latest(writer.kept.folder, asked)
         if found is None:
             return None
-        self._writer.go_on(found[0])
+        writer.go_on(found[0])
         self.record = Record()
         for name, values in found[1].tree.items():
             if name != "train_state":

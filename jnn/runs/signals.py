@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 import jax
 
@@ -18,7 +19,7 @@ class Requests:
 
     def __init__(self):
         self._noted: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
         self._left = threading.Event()
 
     def __enter__(self) -> "Requests":

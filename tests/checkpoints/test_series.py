@@ -136,7 +136,8 @@ def test_a_save_that_does_not_end_is_an_error(tmp_path, monkeypatch, raises):
     with raises(CheckpointError, f"the checkpoint could not be written to {tmp_path} in 0.2 seconds"):
         writer.save(2, {"a": jnp.zeros(3)}, {})
     held.set()
-    writer._thread.join()
+    while (thread := writer._thread) and thread.is_alive():
+        thread.join()
     writer.close()
     assert checkpoints.steps(tmp_path) == [1]
 
