@@ -91,10 +91,13 @@ class Writer:
         if (folder / manifests.NAME).exists():
             return
         entries = arrays.described(tree)
-        if jax.process_index() == 0:
-            files.remove(folder)
-            folder.mkdir(parents=True)
-        arrays.write(self._orbax, folder / "arrays", tree)
+        try:
+            if jax.process_index() == 0:
+                files.remove(folder)
+                folder.mkdir(parents=True)
+            arrays.write(self._orbax, folder / "arrays", tree)
+        except Exception as error:
+            raise self._failed(error) from error
         arguments = folder, entries, dict(about)
         self._thread = threading.Thread(target=self._finish, args=arguments, name="checkpoint", daemon=True)
         self._began = time.monotonic()
@@ -111,7 +114,10 @@ class Writer:
             self._thread = None
         error, self._error = self._error, None
         if error is not None:
-            raise CheckpointError(f"the checkpoint could not be written to {self.kept.folder}: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> CheckpointError:
+        return CheckpointError(f"the checkpoint could not be written to {self.kept.folder}: {error}")
 
     def go_on(self, step: int) -> None:
         """From the checkpoint of this step. Those of later ones are damaged: they are set aside, as `000000400.damaged`, and

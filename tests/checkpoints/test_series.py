@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -126,6 +127,17 @@ def test_an_error_at_any_sync_is_raised_and_the_checkpoint_before_stays_whole(tm
             assert call >= len(synced) - 2
             shutil.rmtree(checkpoints.at(tmp_path, step))
     writer.close()
+
+
+def test_an_error_before_a_save_is_in_the_background_is_raised_at_once(tmp_path, monkeypatch, raises):
+    writer = Writer(Checkpoints(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with raises(CheckpointError, f"the checkpoint could not be written to {tmp_path}: [Errno 28] No space left on device"):
+            writer.save(1, {"a": jnp.zeros(3)}, {})
+    writer.save(2, {"a": jnp.zeros(3)}, {})
+    writer.close()
+    assert checkpoints.steps(tmp_path) == [2]
 
 
 def test_a_save_that_does_not_end_is_an_error(tmp_path, monkeypatch, raises):
