@@ -410,8 +410,8 @@ def table(results: dict) -> str:
         return f"{found['not synced']} of {found['files']} files not synced; afterwards {words[found['afterwards']]}"
 
     row("SIGKILL at random moments", "kills", killed)
-    row("SIGKILL at each call of a save", "points", killed)
-    row("an error at each call of a save", "faults", faulty)
+    row("SIGKILL at a chosen call of a save", "points", killed)
+    row("an error at a chosen call of a save", "faults", faulty)
     if "flips" in results:
         said = damaged(results["flips"]["jnn"]["manifest"])
         rows.append(f"| a flipped bit in each byte of the manifest | {said} | has none |")
