@@ -47,7 +47,7 @@ def save(folder: str | os.PathLike, tree, about: Mapping[str, Any] = {}) -> Mani
     if processes.of_all(folder.exists() and any(folder.iterdir()))[0]:
         raise CheckpointError(f"{folder} exists: a checkpoint wants a folder of its own")
     entries = arrays.described(tree)
-    folder.mkdir(parents=True, exist_ok=True)
+    manifests.make_folder(folder)
     with ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         arrays.write(checkpointer, folder / "arrays", tree)
     if processes.is_first():

@@ -92,6 +92,14 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+def make_folder(folder: Path) -> None:
+    """With all above it that are missing; when it returns, their names are on the disk."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        sync_folder(path.parent)
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (NAME, f".{NAME}.part"))
 

@@ -1,7 +1,9 @@
 """The checkpoints of a run: a folder for each, named by its step, written in the background and kept as long as asked."""
 
 import os
+import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,7 +65,8 @@ def latest(folder: str | os.PathLike, like: Callable[[Manifest], Any]) -> tuple[
 class Writer:
     """Writes checkpoints one after another, each in the background: training goes on when the arrays are copied.
 
-    An error of a save is raised by the next `save`, by `wait` or by `close`: none is lost."""
+    An error of a save is raised by the next `save`, by `wait` or by `close`: none is lost. There is one writer to a folder:
+    another one raises CheckpointError, until this is closed or its process has ended."""
 
     def __init__(self, kept: Checkpoints):
         import orbax.checkpoint as ocp
@@ -73,8 +76,11 @@ class Writer:
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        Path(kept.folder).mkdir(parents=True, exist_ok=True)
-        if processes.is_first():  # what a killed process left is no checkpoint and takes room
+        self._began = 0.0
+        manifests.make_folder(Path(kept.folder))
+        if processes.is_first():
+            self._lock = _locked(Path(kept.folder))
+            # what a killed process left is no checkpoint and takes room
             for path in Path(kept.folder).iterdir():
                 if path.is_dir() and path.name.isdecimal() and not (path / manifests.NAME).exists():
                     files.remove(path)
@@ -85,13 +91,18 @@ class Writer:
         folder = at(self.kept.folder, step)
         there = (folder / manifests.NAME).exists()
         entries = arrays.described(tree)
-        if processes.is_first() and not there:
-            files.remove(folder)
-            folder.mkdir(parents=True)
-        if processes.of_all(there)[0]:
-            return
-        arrays.write(self._orbax, folder / "arrays", tree)
-        self._thread = threading.Thread(target=self._finish, args=(folder, entries, dict(about)), name="checkpoint")
+        try:
+            if processes.is_first() and not there:
+                files.remove(folder)
+                folder.mkdir(parents=True)
+            if processes.of_all(there)[0]:
+                return
+            arrays.write(self._orbax, folder / "arrays", tree)
+        except Exception as error:
+            raise self._failed(error) from error
+        arguments = folder, entries, dict(about)
+        self._thread = threading.Thread(target=self._finish, args=arguments, name="checkpoint", daemon=True)
+        self._began = time.monotonic()
         self._thread.start()
 
     def wait(self) -> None:
@@ -107,18 +118,37 @@ class Writer:
         try:
             self._raise(self._joined())
         finally:
-            self._orbax.close()
+            if self._thread is None:  # else it would be waited for without end
+                self._orbax.close()
+            if processes.is_first():
+                self._lock.close()
 
     def _joined(self) -> BaseException | None:
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(max(self._began + self.kept.timeout - time.monotonic(), 0.0))
+            if self._thread.is_alive():
+                return TimeoutError(f"it took more than {self.kept.timeout:g} seconds")
             self._thread = None
         error, self._error = self._error, None
         return error
 
     def _raise(self, error: BaseException | None) -> None:
         if error is not None:
-            raise CheckpointError(f"the checkpoint could not be written to {self.kept.folder}: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> CheckpointError:
+        return CheckpointError(f"the checkpoint could not be written to {self.kept.folder}: {error}")
+
+    def go_on(self, step: int) -> None:
+        """From the checkpoint of this step. Those of later ones are damaged: they are set aside, as `000000400.damaged`, and
+        neither stand in the way of new ones nor count as kept."""
+        if processes.is_first():
+            for later in steps(self.kept.folder):
+                if later > step:
+                    folder = at(self.kept.folder, later)
+                    aside = folder.with_name(f"{folder.name}.damaged")
+                    files.remove(aside)
+                    folder.rename(aside)
 
     def _finish(self, folder: Path, entries: Mapping[str, dict], about: Mapping[str, Any]) -> None:
         try:
@@ -142,3 +172,23 @@ class Writer:
                 keep.add((max if self.kept.largest else min)(values, key=values.__getitem__))
         for step in set(found) - keep:
             files.remove(at(self.kept.folder, step))
+
+
+def _locked(folder: Path):
+    """A file that is open and locked; the system unlocks it when it is closed, or the process ends."""
+    import fcntl
+
+    file = open(folder / ".lock", "a+")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise CheckpointError(f"{folder}: another run writes its checkpoints there: {holder}") from None
+    except OSError:
+        pass  # a file system that has no locks
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

@@ -93,17 +93,18 @@ class Live:
 
     def _resumed(self):
         """-> TrainState and position of the newest whole checkpoint, and its record; None where there is none."""
-        if self.plan.kept is None:
+        writer = self._writer
+        if writer is None:
             return None
-        folder = self.plan.kept.folder
 
         def asked(manifest):
-            require_same(manifest, self.plan.about, folder)
+            require_same(manifest, self.plan.about, writer.kept.folder)
             return like(manifest, self.plan.begin())  # arrays and not shapes: they know on which devices they lie
 
-        found = checkpoints.latest(folder, asked)
+        found = checkpoints.latest(writer.kept.folder, asked)
         if found is None:
             return None
+        writer.go_on(found[0])
         self.record = Record()
         for name, values in found[1].tree.items():
             if name != "train_state":
@@ -207,8 +208,8 @@ def _together(live: Live):
         if jax.process_count() == 1:
             raise
         text = (
-            f"run: process {jax.process_index()} of {jax.process_count()} stops after step {live.step}, as it has lost another: "
-            "see what that one said. Start all of them again, and they go on from the newest checkpoint"
+            f"run: process {jax.process_index()} of {jax.process_count()} stops after step {live.step}, as it has lost another: see "
+            "what that one said. Start all of them again, and they go on from the newest checkpoint"
         )
         # at once: jax may end this process before the exception is seen
         print(text, file=sys.stderr, flush=True)

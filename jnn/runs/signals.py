@@ -1,28 +1,42 @@
 """A run that is asked to stop: at the end of a segment, with nothing lost."""
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
 
 from jnn.checkpoints import processes
 
+PATIENCE = 2.0  # seconds
+
 
 class Requests:
     """Within `with`, SIGTERM (what a scheduler sends before it takes a machine away) and the first Ctrl-C are noted rather than
-    obeyed; a second Ctrl-C quits at once. Outside the main thread, where Python has no signals, nothing is noted."""
+    obeyed. A second Ctrl-C raises KeyboardInterrupt, and where XLA keeps the main thread for more than two seconds ends the
+    process. Outside the main thread, where Python has no signals, nothing is noted."""
 
     def __init__(self):
         self._noted: int | None = None
         self._before: dict[int, Any] = {}
+        self._left = threading.Event()
 
     def __enter__(self) -> "Requests":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
+            heard, self._bell = os.pipe()
+            os.set_blocking(self._bell, False)
+            self._bell_before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+            threading.Thread(target=self._listen, args=(heard,), name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
+        self._left.set()
+        if self._before:
+            signal.set_wakeup_fd(self._bell_before)
+            os.close(self._bell)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -30,6 +44,16 @@ class Requests:
         if number == signal.SIGINT and self._noted == signal.SIGINT:
             raise KeyboardInterrupt
         self._noted = number
+
+    def _listen(self, heard: int) -> None:
+        """Python calls a handler when the main thread comes back from XLA, after a segment; this thread is told at once."""
+        interrupts = 0
+        while number := os.read(heard, 1):
+            interrupts += number[0] == signal.SIGINT
+            if interrupts == 2 and not self._left.wait(PATIENCE):
+                print("run: interrupted twice, and ended within a segment", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGINT)
+        os.close(heard)
 
     def noted(self) -> int | None:
         """The signal that any process of the run has been sent; all processes get the same answer."""

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import shutil
+import threading
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -92,6 +95,63 @@ def test_an_error_of_the_last_save_is_raised_at_the_end(tmp_path, monkeypatch):
     writer.save(1, {"a": jnp.zeros(3)}, {})
     with pytest.raises(CheckpointError, match="Input/output error"):
         writer.close()
+
+
+def test_an_error_at_any_sync_is_raised_and_the_checkpoint_before_stays_whole(tmp_path, monkeypatch):
+    errors = [errno.ENOSPC, errno.EIO, errno.ETIMEDOUT]
+    Writer(Checkpoints(tmp_path)).close()
+    sync, synced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(sync(number)))
+    writer = Writer(Checkpoints(tmp_path, keep=99))
+    writer.save(0, {"a": jnp.zeros(3)}, {})
+    writer.wait()
+    assert len(synced) > 10
+    for call in range(len(synced)):
+        left = [call]
+
+        def fail(number, left=left, call=call):
+            left[0] -= 1
+            if left[0] == -1:
+                raise OSError(errors[call % 3], os.strerror(errors[call % 3]))
+            return sync(number)
+
+        monkeypatch.setattr(os, "fsync", fail)
+        writer.save(call + 1, {"a": jnp.ones(3)}, {})
+        with pytest.raises(CheckpointError, match=os.strerror(errors[call % 3])):
+            writer.wait()
+        monkeypatch.setattr(os, "fsync", sync)
+        # where the last sync failed, that of the name above it, all is there
+        assert set(checkpoints.steps(tmp_path)) <= {0, call + 1}
+        checkpoints.verify(checkpoints.at(tmp_path, 0))
+        for step in set(checkpoints.steps(tmp_path)) - {0}:
+            assert call >= len(synced) - 2
+            shutil.rmtree(checkpoints.at(tmp_path, step))
+    writer.close()
+
+
+def test_an_error_before_a_save_is_in_the_background_is_raised_at_once(tmp_path, monkeypatch, raises):
+    writer = Writer(Checkpoints(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with raises(CheckpointError, f"the checkpoint could not be written to {tmp_path}: [Errno 28] No space left on device"):
+            writer.save(1, {"a": jnp.zeros(3)}, {})
+    writer.save(2, {"a": jnp.zeros(3)}, {})
+    writer.close()
+    assert checkpoints.steps(tmp_path) == [2]
+
+
+def test_a_save_that_does_not_end_is_an_error(tmp_path, monkeypatch, raises):
+    held, seal = threading.Event(), manifests.seal
+    monkeypatch.setattr(manifests, "seal", lambda *args: held.wait() and seal(*args))
+    writer = Writer(Checkpoints(tmp_path, timeout=0.2))
+    writer.save(1, {"a": jnp.zeros(3)}, {})
+    with raises(CheckpointError, f"the checkpoint could not be written to {tmp_path}: it took more than 0.2 seconds"):
+        writer.save(2, {"a": jnp.zeros(3)}, {})
+    held.set()
+    while (thread := writer._thread) and thread.is_alive():
+        thread.join()
+    writer.close()
+    assert checkpoints.steps(tmp_path) == [1]
 
 
 def test_arrays_may_be_given_up_as_soon_as_save_returns(tmp_path):
