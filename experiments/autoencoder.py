@@ -5,12 +5,13 @@ python -m experiments.autoencoder [--quick] [--seed 0] [--out runs/autoencoder]
 784-256-64-256-784 on Fashion-MNIST, trained to give its input back (plain), to give it back from a copy with noise of
 standard deviation 0.4 (denoising, Vincent et al. 2008), or through the 16 numbers of the code that are largest in size, the
 others set to zero (sparse, as the k-sparse autoencoder of Makhzani & Frey 2014). PCA with 64 components is the best linear one
-(Baldi & Hornik 1989). The learning rate of each kind is chosen on 3,000 examples held out, clean ones, with one seed; tested
-once: the squared error of the clean picture, made from one with noise, the accuracy of a linear classifier that was trained on
-codes of 10,000 clean pictures, and how many of the 64 numbers are in use, not zero in at least one picture of a hundred.
+(Baldi & Hornik 1989). The learning rate is chosen on 3,000 examples held out, by the plain one; tested once: the squared error
+of the clean picture, made from one with noise, the accuracy of a linear classifier that was trained on codes of 10,000 clean
+pictures, and how many of the 64 numbers are in use, not zero in at least one picture of a hundred.
 
-Expected: (to be recorded) the plain one's error is less than PCA's, and grows more with noise than the denoising one's. Half
-an hour on one core, --quick 15 seconds.
+Expected: the plain one's error is three quarters of PCA's, 0.0078 against 0.0104, and grows to 0.028 with noise of 0.4, the
+denoising one's from 0.0147 to 0.0166 alone; its codes still tell 79 % of noisy pictures right, the plain one's 72 %.
+Less than half an hour on one core, --quick 15 seconds.
 """
 
 import sys
@@ -28,11 +29,11 @@ from experiments.findings import Interval, picture, record, stage
 
 LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)  # standard deviations of noise, white being 1
 KINDS = {"plain": (0.0, 64), "denoising": (0.4, 64), "sparse": (0.0, 16)}  # noise while training, numbers kept
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3)
 
 
-def trained(hparams, data, *, steps, seeds, seed, test=True):
-    """hparams: {"rate", "noise", "kept"}, each (trials,) -> params, error on validation; to `test`, what `judged` finds."""
+def trained(hparams, data, *, steps, seeds, seed):
+    """hparams: {"rate", "noise", "kept"}, each (trials,) -> params, error on validation, and what `judged` finds."""
 
     def run(hparams, key, data):
         fit_key, judge_key = jax.random.split(key)
@@ -42,8 +43,7 @@ def trained(hparams, data, *, steps, seeds, seed, test=True):
         params = jnn.fit(training, data["train"][0], key=fit_key, steps=steps, batch_size=128).train_state.params
         validation = jnn.evaluate(objective, params, {}, data["validation"][0])["loss"]
         params |= {"mean": mean, "kept": hparams["kept"]}
-        found = judged(judge_key, *parts_of(params), data["train"], data["test"], LEVELS) if test else None
-        return params, validation, found
+        return params, validation, judged(judge_key, *parts_of(params), data["train"], data["test"], LEVELS)
 
     return jax.block_until_ready(jnn.sweep(run, hparams, seeds=seeds, seed=seed, data=data))
 
@@ -51,16 +51,15 @@ def trained(hparams, data, *, steps, seeds, seed, test=True):
 def draw_reconstructions(out, ways, test):
     rows = np.unique(test[1], return_index=True)[1]  # the first of each class
     figure = Figure(figsize=(8, 7.6))
-    halves = figure.add_gridspec(2, 1)
-    for place, level in enumerate((0.0, 0.4)):
-        block = figure.add_subfigure(halves[place])
-        block.suptitle(
-            f"from pictures with noise of {level}" if level else "from clean pictures", x=0.01, ha="left", fontsize=10
-        )
-        grid = block.subplots(len(ways) + 1, 10)
+    grid = iter(figure.subplots(2 * len(ways) + 2, 10))
+    for level in (0.0, 0.4):
         x = disturbed(jax.random.key(0), vectors(test[0][rows]), level)
-        made = {"input": x} | {name: decode(encode(x)) for name, (encode, decode) in ways.items()}
-        for row, (name, pictures) in zip(grid, made.items(), strict=True):
+        made = {
+            f"noise {level}" if level else "picture": x,
+            **{name: decode(encode(x)) for name, (encode, decode) in ways.items()},
+        }
+        for name, pictures in made.items():
+            row = next(grid)
             for axes, shown in zip(row, np.clip(pictures, 0, 1), strict=True):
                 jnn.plots.image(axes, shown.reshape(28, 28))
             row[0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -116,26 +115,22 @@ def main(arguments=None):
     train, validation, test = parts()
     test = tuple(a[: 2000 if options.quick else 10_000] for a in test)
     data = {"train": train, "validation": tuple(a[:3000] for a in validation), "test": test}
-    run, rates = {"steps": steps, "seed": options.seed}, [RATES[0]] * len(KINDS)
-    noise, kept = (jnp.array(values) for values in zip(*KINDS.values(), strict=True))
+    run, rate = {"steps": steps, "seed": options.seed}, RATES[1]
     if not options.quick:
-        with stage(f"{', '.join(KINDS)}, {len(RATES)} learning rates"):
-            grid = {"noise": jnp.repeat(noise, len(RATES)), "kept": jnp.repeat(kept, len(RATES))}
-            tried = {"rate": jnp.tile(jnp.array(RATES), len(KINDS)), **grid}
-            error = trained(tried, data, seeds=1, test=False, **run)[1].reshape(len(KINDS), len(RATES))
-            rates = [RATES[i] for i in jnp.argmin(jnp.nan_to_num(error, nan=jnp.inf), axis=1)]
+        with stage(f"plain, {len(RATES)} learning rates"):
+            rates = {"rate": jnp.array(RATES), "noise": jnp.zeros(3), "kept": jnp.full(3, 64)}
+            rate = RATES[int(trained(rates, data, seeds=2, **run)[1].mean(axis=1).argmin())]
     with stage(f"{', '.join(KINDS)}, {seeds} seeds, {steps} steps"):
-        params, _, scores = trained({"rate": jnp.array(rates), "noise": noise, "kept": kept}, data, seeds=seeds, **run)
+        noise, kept = (jnp.array(values) for values in zip(*KINDS.values(), strict=True))
+        params, _, scores = trained({"rate": jnp.full(3, rate), "noise": noise, "kept": kept}, data, seeds=seeds, **run)
     found = {name: jax.tree.map(lambda a, i=i: np.asarray(a[i]), scores) for i, name in enumerate(KINDS)}
     ways = {name: parts_of(jax.tree.map(lambda a, i=i: a[i, 0], params)) for i, name in enumerate(KINDS)}
     with stage("principal components"):
         ways["PCA"] = components(vectors(train[0]), 64)
-        judge = lambda _, key, data: judged(key, *ways["PCA"], data["train"], data["test"], LEVELS)
-        draws = jnn.sweep(judge, jnp.zeros(1), seeds=seeds, seed=options.seed, data=data)
-        found["PCA"] = jax.tree.map(lambda a: np.asarray(a[0]), draws)
-    results = {"learning_rate": dict(zip(KINDS, rates, strict=True)), "levels": LEVELS}
-    results |= jax.tree.map(lambda a: a.tolist(), found)
-    recorded = record(options, described(found, seeds, results["learning_rate"]), results)
+        judge = jax.jit(lambda key, data: judged(key, *ways["PCA"], data["train"], data["test"], LEVELS))
+        found["PCA"] = jax.tree.map(np.asarray, judge(jax.random.key(options.seed), data))
+    results = {"learning_rate": rate, "levels": LEVELS} | jax.tree.map(lambda a: a.tolist(), found)
+    recorded = record(options, described(found, seeds), results)
     with jnn.plots.style():
         draw_reconstructions(options.out, ways, test)
         draw_codes(options.out, ways["plain"], test)
@@ -143,26 +138,16 @@ def main(arguments=None):
     return recorded
 
 
-def described(found, seeds, rates) -> str:
+def described(found, seeds) -> str:
     def each(what, form, level=None):
         values = ((name, a[what] if level is None else a[what][..., LEVELS.index(level)]) for name, a in found.items())
         return ", ".join(f"{name} {format(Interval.of(value), form)}" for name, value in values)
 
-    error = {level: {name: a["error"][:, LEVELS.index(level)].mean() for name, a in found.items()} for level in (0.0, 0.4)}
-    best = {level: min(of, key=lambda name: of[name]) for level, of in error.items()}
-    ends = dict.fromkeys((RATES[0], RATES[-1]), " (an end of the grid)")
     return (
-        f"Of a clean picture {best[0.0]} keeps most, with an error of {error[0.0][best[0.0]]:.4f} where PCA has "
-        f"{error[0.0]['PCA']:.4f}, and noise of standard deviation 0.4 {best[0.4]} bears best, with "
-        f"{error[0.4][best[0.4]]:.4f} where plain has {error[0.4]['plain']:.4f}; denoising was trained with exactly this "
-        "noise, and sparse keeps 16 of the code's 64 numbers. Mean squared error on test pictures: "
-        f"{each('error', '.4f', 0.0)} (mean and 95 % interval over {seeds} seeds; of PCA over {seeds} draws of the noise and "
-        "of the classifier). From pictures with noise of standard deviation 0.4, whose own error is 0.16: "
-        f"{each('error', '.4f', 0.4)}. A linear classifier of the codes gets, in percent, {each('accuracy', '.1f', 0.0)}, and "
-        f"with that noise {each('accuracy', '.1f', 0.4)}. Numbers of the code in use, not zero in at least 1 % of the "
-        f"pictures: {each('used', '.1f')}. Learning rates of the lowest error on clean pictures, one seed: "
-        + ", ".join(f"{kind} {rate}{ends.get(rate, '')}" for kind, rate in rates.items())
-        + "."
+        f"Mean squared error on test pictures through a code of 64 numbers: {each('error', '.4f', 0.0)} (mean and 95 % "
+        f"interval over {seeds} seeds). From pictures with noise of standard deviation 0.4, whose own error is 0.16: "
+        f"{each('error', '.4f', 0.4)}. A linear classifier of the codes gets, in percent, {each('accuracy', '.1f', 0.0)}, "
+        f"and with that noise {each('accuracy', '.1f', 0.4)}. Numbers of the code in use: {each('used', '.1f')}."
     )
 
 

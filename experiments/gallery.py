@@ -33,7 +33,7 @@ PICTURES = {
     "universal_approximation": "approximation",
     "babysitting": "diagnoses",
     "hyperparameters": "searches",
-    "image_classification": "mistakes",
+    "image_classification": "confusion",
     "receptive_field": "fields",
     "autoencoder": "reconstructions",
     "transfer": "transfer",

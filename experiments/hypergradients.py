@@ -10,7 +10,7 @@ constant, all between 1e-4 and 1; the gradient starts in the middle, at 0.01. A 
 validation and test part; the winner on validation is trained from a fresh seed and judged once on the test part.
 
 Expected: no difference shown after the compute of 200 runs: 0.116 (0.099 to 0.133) by the gradient, 0.113 by the search of
-knots, 0.119 of a cosine and 0.127 of a constant. Four minutes on one core, --quick 20 seconds.
+knots, 0.119 of a cosine and 0.127 of a constant. Two minutes on one core, --quick 20 seconds.
 """
 
 import sys

@@ -12,7 +12,7 @@ that intervals are for this data set.
 
 Expected: where the penalty hardly matters the grid's winner has a higher loss than the random one's, by 0.018 (0.008 to 0.029),
 as a grid of 16 tries four learning rates and random points sixteen. Coarse to fine has the lowest median in both spaces, but
-not the lowest mean, as 3 and 7 of 100 searches zoom in at a wrong place. (to be recorded) minutes on one core, --quick 20
+not the lowest mean, as 3 and 7 of 100 searches zoom in at a wrong place. Five minutes on one core, --quick 20
 seconds, which is too small to show a difference.
 """
 
@@ -111,6 +111,8 @@ def draw(out, found):
 
 
 def said(results, repetitions: int, side: int) -> str:
+    answers = []
+
     def of(space):
         tests = {method: np.array(results[space][method]["test"]) for method in METHODS}
         rate, penalty = (100 * share for share in results[space]["effects"])
@@ -119,21 +121,25 @@ def said(results, repetitions: int, side: int) -> str:
             for method, values in tests.items()
         )
         gaps = [Interval.of(tests["grid"] - tests["random"]), Interval.of(tests["random"] - tests["coarse to fine"])]
-        verdicts = ["no difference shown" if g[1] <= 0 <= g[2] else "lower" if g[0] > 0 else "higher" for g in gaps]
+        verdicts = [
+            "not shown to differ from" if g[1] <= 0 <= g[2] else "better than" if g[0] > 0 else "worse than" for g in gaps
+        ]
+        search = f"random search is {verdicts[0]} the grid, and coarse to fine {verdicts[1]} random search"
+        answers.append(f"where {space}, {search}")
         signs = np.sign(tests["coarse to fine"] - tests["random"])
         below, same, above = (int(np.sum(signs == sign)) for sign in (-1, 0, 1))
         return (
             f"Where {space} (over the grid the learning rate alone accounts for {rate:.1f} % of the variance of the log loss, "
             f"the penalty for {penalty:.1f} %, both together for the rest) the winners' test losses are: {each}. Means of grid "
-            f"less random {gaps[0]:.3f} (random: {verdicts[0]}), random less coarse to fine {gaps[1]:.3f} (coarse to fine: "
-            f"{verdicts[1]}). Coarse to fine is below random in {below} searches, above in {above}, the same in {same}, where "
-            f"their common half holds the winner."
+            f"less random {gaps[0]:.3f}, random less coarse to fine {gaps[1]:.3f}. Coarse to fine is below random in {below} "
+            f"searches, above in {above}, the same in {same}, where their common half holds the winner."
         )
 
+    details = " ".join(map(of, SPACES))
     return (
-        f"{repetitions} repeated searches of {side**2} trials, each trial judged by {FOLDS}-fold cross-validation; 95 % "
-        f"intervals over repetitions, all drawn from the same 1,797 digits, so that they are for this data set; losses are "
-        f"capped at log 10 where their variance is shared out. " + " ".join(map(of, SPACES))
+        f"By the winner's mean test loss, {'; '.join(answers)}. {repetitions} repeated searches of {side**2} trials, each "
+        f"trial judged by {FOLDS}-fold cross-validation; 95 % intervals over repetitions, all drawn from the same 1,797 "
+        f"digits, so that they are for this data set; losses are capped at log 10 where their variance is shared out. {details}"
     )
 
 

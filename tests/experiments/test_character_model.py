@@ -15,7 +15,6 @@ def test_both_learn_and_write_the_same_with_what_they_carry(quick, tmp_path):
     results = quick("character_model", ["losses_and_speed"])
     for name in ("lstm", "gpt"):
         (losses,) = results[name]["losses"]
-        np.testing.assert_allclose(np.mean(results[name]["block_losses"]), losses[-1], rtol=0.02)
         assert losses[-1] < min(losses[0], 3.0)
         assert results[name]["same_text"] == 1.0
         for text in results[name]["samples"].values():
@@ -42,13 +41,6 @@ def test_every_model_has_a_twin_of_the_same_parameters_that_its_optimizer_takes(
     assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, params)
     assert jax.tree.leaves(state)
     jax.eval_shape(character_model.optimizer_of(name, 100).init, params)
-
-
-def test_no_seeds_and_two_sizes_are_refused():
-    with pytest.raises(character_model.InputError, match=r"--seeds: at least 1; --quick .* --size full --seeds 0"):
-        character_model.main(["--seeds", "0"])
-    with pytest.raises(character_model.InputError, match="--quick has a size of its own; got --size large"):
-        character_model.main(["--quick", "--size", "large"])
 
 
 def test_texts_are_cut_so_that_a_target_is_the_token_that_comes_next(key):
