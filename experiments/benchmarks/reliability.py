@@ -327,7 +327,7 @@ def overhead(work: Path, minutes: float) -> dict:
         spent.append(time.perf_counter() - began)
 
     times = []
-    series.Writer.save = timed
+    setattr(series.Writer, "save", timed)  # noqa: B010
     try:
         options = {"key": jax.random.key(0), "batch_size": 64, "segment": 10, "progress": False}
         trained = run(*training, steps=20, **options)

@@ -21,7 +21,7 @@ def _described(path: str, leaf) -> dict:
     shape, dtype = np.shape(leaf), getattr(leaf, "dtype", None)
     if dtype is None:
         dtype = np.asarray(leaf).dtype
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         kinds = []  # asked of a traced key, as a shape has no answer
         numbers = jax.eval_shape(lambda key: kinds.append(str(jax.random.key_impl(key))) or jax.random.key_data(key), leaf)
         return {"shape": list(numbers.shape), "dtype": numbers.dtype.name, "key": kinds[0]}
@@ -65,12 +65,12 @@ def _array(path: str, numbers, leaf, entry: dict):
         numbers = numbers if _on_host(leaf) else jax.device_put(numbers, _sharding(leaf))
     if list(numbers.shape) != entry["shape"] or numbers.dtype != dtype:
         raise DamagedError(f"{path}: {numbers.dtype} {numbers.shape} was read where the manifest names {entry}")
-    return jax.random.wrap_key_data(numbers, impl=entry["key"]) if "key" in entry else numbers
+    return jax.random.wrap_key_data(jax.numpy.asarray(numbers), impl=entry["key"]) if "key" in entry else numbers
 
 
 def _numbers(leaf):
     if isinstance(leaf, jax.Array):
-        return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     return np.asarray(leaf)
 
 

@@ -208,8 +208,8 @@ def _together(live: Live):
         if jax.process_count() == 1:
             raise
         text = (
-            f"run: process {jax.process_index()} of {jax.process_count()} stops after step {live.step}, as it has lost another: see "
-            "what that one said. Start all of them again, and they go on from the newest checkpoint"
+            f"run: process {jax.process_index()} of {jax.process_count()} stops after step {live.step}, as it has lost "
+            "another: see what that one said. Start all of them again, and they go on from the newest checkpoint"
         )
         # at once: jax may end this process before the exception is seen
         print(text, file=sys.stderr, flush=True)
