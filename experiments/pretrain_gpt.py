@@ -36,7 +36,6 @@ from experiments.findings import picture, record, stage
 from jnn import sharding
 from jnn.checkpoints import processes
 from jnn.comparison.errors import InputError
-from jnn.runs import run
 
 
 class Preset(NamedTuple):
@@ -188,7 +187,7 @@ def main(arguments=None):
     steps, kept = updates * preset.pieces, options.out / "checkpoints"
     every = max(steps // 20, 1)
     evaluation = {"eval_data": tuple(held_out), "eval_every": every}
-    found = run(training, stream, key=key, steps=steps, segment=20, checkpoint=kept, **evaluation)
+    found = jnn.run(training, stream, key=key, steps=steps, segment=20, checkpoint=kept, **evaluation)
     with stage("writing"):
         sample = written(preset, vocabulary, dtype, mesh, found.train_state.params, held_out[0][0, : preset.window // 8], key)
     if not processes.is_first():

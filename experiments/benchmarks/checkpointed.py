@@ -1,4 +1,4 @@
-"""One small training with checkpoints every three steps, by `jnn.runs.run` and by Orbax alone, for `reliability`."""
+"""One small training with checkpoints every three steps, by `jnn.run` and by Orbax alone, for `reliability`."""
 
 import hashlib
 import json
@@ -14,7 +14,6 @@ import numpy as np
 import jnn
 from jnn import checkpoints, tree
 from jnn.checkpoints import CheckpointError, Checkpoints
-from jnn.runs import run
 
 EVERY, KEEP, BATCH = 3, 2, 8
 
@@ -58,7 +57,7 @@ def _jnn_train(folder: Path | None, steps: int) -> str:
     options = {"batch_size": BATCH, "segment": EVERY, "checkpoint": kept, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of damaged checkpoints that were passed over
-        found = run(TRAINING, data(), key=jax.random.key(0), steps=steps, **options)
+        found = jnn.run(TRAINING, data(), key=jax.random.key(0), steps=steps, **options)
     return digest({"state": found.train_state._asdict(), "history": found.history})
 
 

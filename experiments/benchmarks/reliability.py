@@ -3,7 +3,7 @@
 python -m experiments.benchmarks.reliability [--quick] [--kills 200] [--flips 10000] [--stride 1] [--only kills,...]
     [--overhead] [--memory] [--seed 0] [--out runs/benchmarks]
 
-A small training with a checkpoint every three steps, by `jnn.runs.run` and by Orbax alone (`CheckpointManager` with its default
+A small training with a checkpoint every three steps, by `jnn.run` and by Orbax alone (`CheckpointManager` with its default
 options, restored from its latest step), goes through the same:
   kills    SIGKILL at a random moment; started again until it ends, and its end compared with that of an undisturbed run
   points   SIGKILL at every call by which a save writes, in turn: of Python and of libraries in C++
@@ -40,7 +40,6 @@ from experiments.benchmarks.checkpointed import CONTESTANTS, EVERY, Contestant
 from experiments.benchmarks.faults import Faults, preloaded, unsynced
 from jnn import checkpoints
 from jnn.checkpoints import Checkpoints, DamagedError
-from jnn.runs import run
 
 PARTS = ("kills", "points", "faults", "flips", "cuts", "power")
 STEPS = 60  # of a run that is killed at random
@@ -330,15 +329,15 @@ def overhead(work: Path, minutes: float) -> dict:
     setattr(series.Writer, "save", timed)  # noqa: B010
     try:
         options = {"key": jax.random.key(0), "batch_size": 64, "segment": 10, "progress": False}
-        trained = run(*training, steps=20, **options)
+        trained = jnn.run(*training, steps=20, **options)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.train_state.params))
         began = time.perf_counter()
-        run(*training, steps=50, **options)
+        jnn.run(*training, steps=50, **options)
         each = (time.perf_counter() - began) / 50
         steps = int(60 * minutes / each)
         began = time.perf_counter()
         hooks = (lambda report: times.append(report.seconds),)
-        run(*training, steps=steps, checkpoint=work / "overhead", hooks=hooks, **options)
+        jnn.run(*training, steps=steps, checkpoint=work / "overhead", hooks=hooks, **options)
         total = time.perf_counter() - began
     finally:
         series.Writer.save = save
@@ -365,7 +364,7 @@ def memory(work: Path, steps: int) -> dict:
 
     kept = Checkpoints(work / "memory", every=max(steps // 10, 1000))
     options = {"batch_size": 8, "segment": 1000, "checkpoint": kept, "hooks": (look,), "progress": False}
-    found = run(training, data, key=jax.random.key(0), steps=steps, **options)
+    found = jnn.run(training, data, key=jax.random.key(0), steps=steps, **options)
     tenth = max(len(seen) // 10, 1)
     return {
         "steps": steps,
