@@ -7,7 +7,9 @@ rate is chosen on 6,000 examples held out. An ensemble's prediction is the mean 
 (Lakshminarayanan et al. 2017). Intervals are over disjoint ensembles of the 32. Calibration is the expected calibration error
 with 15 bins (Guo et al. 2017). Seconds for 32 and for one are taken in turn, in medians; their ratio depends on the machine.
 
-Expected: (to be recorded). About forty minutes on one core, --quick 15 seconds.
+Expected: one network gets 90.1 % (90.0 to 90.2), 32 get 91.2 %, in one program in 0.99 (0.98 to 1.08) of 32 times the seconds
+of one; the calibration error falls from 1.3 % to 0.6 % with two and rises again with more, which are too cautious. About
+forty-five minutes on one core, --quick 15 seconds.
 """
 
 import sys

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 import jnn
 from experiments import commands
 from experiments.fashion import by_class, in_turn, scaled
-from experiments.findings import Interval, picture, record, stage
+from experiments.findings import Interval, edges, picture, record, stage
 
 SIZES = (20, 100, 500)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -128,13 +128,13 @@ def main(arguments=None):
         "test_accuracy": {way: values.tolist() for way, values in accuracies.items()},
         "source_accuracy": found["source"].tolist(),
     }
-    recorded = record(options, described(accuracies, found["source"]), results)
+    recorded = record(options, described(accuracies, learning_rates, found["source"]), results)
     with jnn.plots.style():
         draw(options.out, accuracies)
     return recorded
 
 
-def described(accuracies, source) -> str:
+def described(accuracies, learning_rates, source) -> str:
     def gains(i, over, ways):
         each = {way: Interval.of(accuracies[way][:, i] - accuracies[over][:, i]) for way in ways}
         return ", ".join(f"{way} {gain:+.1f}" for way, gain in each.items())
@@ -146,11 +146,12 @@ def described(accuracies, source) -> str:
             f"{gains(i, 'scratch', ('fine-tuned', 'frozen'))}, over random convolutions {gains(i, 'random', ('frozen',))}."
         )
 
+    chosen = {f"{way} {size}": rate for way, rates in learning_rates.items() for size, rate in zip(SIZES, rates, strict=True)}
     return (
         f"Features of five classes of Fashion-MNIST ({Interval.of(source):.1f %} right on them) taken to the other five. "
         f"{' '.join(of(i, size) for i, size in enumerate(SIZES))} Means and 95 % intervals over {len(source)} replications, "
         "each with a split of its own. Where random convolutions do as well as learned ones, there is little that learned "
-        "ones could bring along."
+        f"ones could bring along.{edges(chosen, RATES)}"
     )
 
 

@@ -21,6 +21,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_page_is_what_is_recorded():
+    assert all((gallery.RESULTS / f"{name}.{kind}").exists() for name in gallery.PICTURES for kind in ("json", "png"))
     assert (gallery.HERE / "README.md").read_text() == gallery.page()
 
 
