@@ -3,8 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_a_run_is_bit_by_bit_what_fit_computes():
+
+@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_a_run_is_bit_by_bit_what_fit_computes(marked):
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     command = [
         sys.executable,
