@@ -29,7 +29,7 @@ import numpy as np
 
 import jnn
 from experiments import commands, curvature_pairs, descents
-from experiments.findings import Interval, record, stage
+from experiments.findings import Interval, is_at_edge, record, stage
 
 EXAMPLES = 1000
 PENALTY = 1e-3
@@ -103,7 +103,7 @@ def said(results, seeds: int, batch_steps: int) -> str:
         f"{descents.TITLES[method]} on the {name}"
         for name in costs
         for method, number in results[name]["numbers"].items()
-        if number in (METHODS[method][1][0], METHODS[method][1][-1])
+        if is_at_edge(number, METHODS[method][1])
     ]
     batches, noise = results["batches"], results["noise"]
     lbfgs, adam = ([Interval.of(values) for values in batches[method]["ends"]] for method in ("lbfgs", "adam"))

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 import jnn
 from experiments import commands
-from experiments.findings import Interval, picture, record, stage
+from experiments.findings import Interval, is_at_edge, picture, record, stage
 from experiments.styles import Network, load, painting, targets
 from jnn.comparison.errors import InputError
 from jnn.data.datasets import PICTURES
@@ -150,7 +150,7 @@ def main(arguments=None):
     lead = Interval.of(np.array(results["Adam"]["loss"]) - np.array(results["L-BFGS"]["loss"]))
     ahead = "and L-BFGS ends ahead of Adam" if lead[1] > 0 else "and Adam ends ahead of L-BFGS" if lead[2] < 0 else ""
     rates = OPTIMIZERS["Adam"][1]
-    at_end = ", an end of the grid" if results["Adam"]["rate"] in (rates[0], rates[-1]) else ""
+    at_end = ", an end of the grid" if is_at_edge(results["Adam"]["rate"], rates) else ""
     finding = (
         f"{steps} gradients by L-BFGS bring the relative squared error of the Gram matrices, which stand for the style, from "
         f"{before['style'][0]:.0f} % to {after['style']:.3f} %, at one of {after['content']:.1f} % in the content's features, "

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 import jnn
 from experiments import commands
 from experiments.approximants import CURVATURES, FUNCTIONS, TEST, TRAIN, VALIDATION, built, error, random_units
-from experiments.findings import Interval, picture, record, stage
+from experiments.findings import Interval, is_at_edge, picture, record, stage
 
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 
@@ -124,7 +124,7 @@ def main(arguments=None):
     def power(way):
         return exponent(np.array(widths)[wide], [typical(errors["smooth"][way]["test"][i])[0] for i in wide])
 
-    edge = sum(rate in (rates[0], rates[-1]) for of in chosen.values() for rate in of)
+    edge = sum(is_at_edge(rate, rates) for of in chosen.values() for rate in of)
     finding = (
         f"One hidden layer of {widths[-1]} relu units can follow all three functions, and {steps} steps of Adam find only a "
         f"part of it: the trained error is {', '.join(f'{factor:.1f}' for factor in above.values())} times the built one "

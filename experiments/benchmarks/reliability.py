@@ -30,6 +30,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -326,8 +327,7 @@ def overhead(work: Path, minutes: float) -> dict:
         spent.append(time.perf_counter() - began)
 
     times = []
-    setattr(series.Writer, "save", timed)  # noqa: B010
-    try:
+    with mock.patch.object(series.Writer, "save", timed):
         options = {"key": jax.random.key(0), "batch_size": 64, "segment": 10, "progress": False}
         trained = jnn.run(*training, steps=20, **options)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.train_state.params))
@@ -339,8 +339,6 @@ def overhead(work: Path, minutes: float) -> dict:
         hooks = (lambda report: times.append(report.seconds),)
         jnn.run(*training, steps=steps, checkpoint=work / "overhead", hooks=hooks, **options)
         total = time.perf_counter() - began
-    finally:
-        series.Writer.save = save
     inner = spent[:-1] if len(spent) > 1 else spent  # the last is that of the end, which is waited for
     return {
         "parameters": parameters,

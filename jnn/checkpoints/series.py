@@ -178,7 +178,7 @@ def _locked(folder: Path):
     """A file that is open and locked; the system unlocks it when it is closed, or the process ends."""
     import fcntl
 
-    file = open(folder / ".lock", "a+")  # noqa: SIM115
+    file = open(folder / ".lock", "a+")  # noqa: SIM115  it stays open, and so locked, until `close`
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -88,7 +88,7 @@ class Live:
             raise ValueError(f"run: {plan.steps} steps, where the state to go on from has taken {self.step}")
         self._saved = time.monotonic()
         source.start(self.step, position, plan.lengths(self.step))
-        self._safe = None if writer or jax.process_count() > 1 else self._snapshot()
+        self._safe = None if writer or jax.process_count() > 1 or not source.seekable else self._snapshot()
         self._at_peak = seconds_at_peak(plan.training, self.train_state, source.batch())
 
     def _resumed(self):
@@ -139,15 +139,14 @@ class Live:
         plan = self.plan
         evaluated = plan.spacing and self.step % plan.spacing == 0
         improved = evaluated and self._since_best() == 0
-        late = processes.of_all(time.monotonic() - self._saved >= MINUTE)[0]
         if self._writer is None:
             if improved and plan.patience is not None:
                 self._best = jax.device_get(self.train_state)
-            if late and self._safe is not None:
+            if self._safe is not None and self._is_late():
                 self._safe, self._saved = self._snapshot(), time.monotonic()
             return
         kept = self._writer.kept
-        due = self.step % kept.every == 0 if kept.every else late
+        due = self.step % kept.every == 0 if kept.every else self._is_late()
         if now or due or (improved and kept.best is not None) or self.step == plan.steps:
             value = {plan.metric: float(self.record.of_evaluations(plan.metric)[-1])} if evaluated else {}
             said = {"run": plan.about, "metrics": value, "position": self._source.position()}
@@ -155,6 +154,10 @@ class Live:
             self._saved = time.monotonic()
         if now:
             self._writer.wait()
+
+    def _is_late(self) -> bool:
+        """Whether the last save is a minute ago, by the clock of the first process."""
+        return bool(processes.of_all(time.monotonic() - self._saved >= MINUTE)[0])
 
     def _since_best(self) -> int:
         """Evaluations since the best one."""
@@ -185,8 +188,9 @@ class Live:
             self._writer.wait()
         self.train_state, position = self._safe or self._resumed() or (self.plan.begin(), None)
         step = int(self.train_state.step)
-        self._source.start(step, position, self.plan._replace(steps=bad, spacing=0).lengths(step))
-        for length in self.plan._replace(steps=bad, spacing=0).lengths(step):
+        again = self.plan._replace(steps=bad, spacing=0)
+        self._source.start(step, position, again.lengths(step))
+        for length in again.lengths(step):
             self.train_state, *_ = self._source.advance(self.train_state, length)
         path = segments.first_bad(self.plan.training, self.train_state, self._source.batch_at(bad))
         folder = None

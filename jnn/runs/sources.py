@@ -96,8 +96,9 @@ class Streamed:
     def start(self, step: int, position, lengths: Iterator[int]) -> None:
         """From here on, from the first batch or from `position`; lengths: of the segments to come."""
         self.close()
-        pushed = [] if self.seekable else [self._first]
-        if self.seekable:
+        # the first batch was read to know its shapes; to seek back for it would start a stream's readers twice
+        pushed = [self._first] if self._reader is None and position is None else []
+        if not pushed:
             _seek(self._iterator, self._begin if position is None else position)
         self._ahead: queue.Queue = queue.Queue(maxsize=1)
         self._stop = threading.Event()
