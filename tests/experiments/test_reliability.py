@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks import reliability
-from experiments.benchmarks.faults import unsynced
+from experiments.benchmarks.reliability import damages, tables
+from experiments.benchmarks.reliability.contestants import EVERY
+from experiments.benchmarks.reliability.faults import unsynced
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "benchmarks" / "results"
@@ -18,18 +19,18 @@ def recorded():
 
 
 def test_the_page_shows_the_recorded_table():
-    assert (RESULTS / "reliability.md").read_text() == reliability.table(recorded())
+    assert (RESULTS / "reliability.md").read_text() == tables.table(recorded())
     assert "{include} ../experiments/benchmarks/results/reliability.md" in (ROOT / "docs" / "reliability.md").read_text()
 
 
 def test_nothing_bad_was_recorded_of_jnn():
-    found = {part: results["jnn"] for part, results in recorded().items() if part in reliability.PARTS}
-    assert set(found) == set(reliability.PARTS)
+    found = {part: results["jnn"] for part, results in recorded().items() if part in tables.PARTS}
+    assert set(found) == set(tables.PARTS)
     for part in ("kills", "points"):
         assert found[part]["ended alike"] == found[part]["runs"] > 0
         assert found[part]["newest checkpoint unreadable"] == found[part]["errors"] == 0
-        assert found[part]["steps lost"]["most"] <= 2 * reliability.EVERY
-    for counts in found["faults"].values():
+        assert found[part]["steps lost"]["most"] <= 2 * EVERY
+    for counts in found["injections"].values():
         assert counts["raised"] + counts["harmless"] == counts["calls"] > 0
         assert counts["earlier damaged"] == counts["not gone on"] == 0
     for counts in (found["cuts"], *found["flips"].values()):
@@ -39,8 +40,8 @@ def test_nothing_bad_was_recorded_of_jnn():
 
 
 def test_damages_are_counted(tmp_path):
-    found = reliability.flips("jnn", tmp_path, 4, np.random.default_rng(0), back=2)
-    assert found["files"] == {**reliability._counted(), "damaged": 4, "noticed": 4, "gone back": 2, "tried": 2}
+    found = damages.flips("jnn", tmp_path, 4, np.random.default_rng(0), back=2)
+    assert found["files"] == {**damages._counted(), "damaged": 4, "noticed": 4, "gone back": 2, "tried": 2}
     assert found["manifest"]["damaged"] == found["manifest"]["noticed"] >= 4
 
 

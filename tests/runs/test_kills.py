@@ -15,7 +15,7 @@ import pytest
 from test_run import ADAM, BATCH, DATA, KEY, assert_equal_runs, going
 
 import jnn
-from experiments.benchmarks.checkpointed import CONTESTANTS
+from experiments.benchmarks.reliability.contestants import CONTESTANTS
 from jnn import checkpoints
 from jnn.checkpoints import CheckpointError, Checkpoints
 from jnn.checkpoints.series import Writer
@@ -23,7 +23,7 @@ from jnn.runs import run
 
 ENDS = 75  # steps, 25 checkpoints
 FORKED = multiprocessing.get_context("forkserver")  # imports what takes seconds once for all children
-FORKED.set_forkserver_preload(["experiments.benchmarks.checkpointed", "orbax.checkpoint", "pytest"])
+FORKED.set_forkserver_preload(["experiments.benchmarks.reliability.contestants", "orbax.checkpoint", "pytest"])
 
 
 def kill_at(kind, number):

@@ -1,4 +1,4 @@
-"""One small training with checkpoints every three steps, by `jnn.run` and by Orbax alone, for `reliability`."""
+"""One small training with checkpoints every three steps, by `jnn.run` and by Orbax alone."""
 
 import hashlib
 import json
