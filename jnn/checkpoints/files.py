@@ -97,6 +97,11 @@ def compared(wanted: Mapping[str, dict], there: Mapping[str, dict]) -> Report:
     return Report(added, missing, changed)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether it was written to its end; not whether it is still whole."""
+    return (folder / manifests.NAME).exists()
+
+
 def remove(folder: Path) -> None:
     """The manifest first: a folder half removed is no checkpoint."""
     (folder / manifests.NAME).unlink(missing_ok=True)

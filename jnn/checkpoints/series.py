@@ -1,24 +1,27 @@
 """The checkpoints of a run: a folder for each, named by its step, written in the background and kept as long as asked."""
 
 import os
+import re
 import socket
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jnn.checkpoints import arrays, files, manifests, processes
 from jnn.checkpoints.files import Loaded
 from jnn.checkpoints.manifests import CheckpointError, Manifest
+from jnn.numbers import whole
 
 
 class Checkpoints(NamedTuple):
     """Where and how often a run keeps its state.
 
     folder: of the run; a checkpoint of step 400 is `folder/000000400`.
-    every: steps between two; None for one a minute at most.
+    every: steps between two; None for one a minute.
     keep: so many of the last; best: and the best by this metric, as in history, "eval/loss"; largest: of which more is better.
     timeout: seconds after which a save that is still under way is an error.
     """
@@ -31,11 +34,28 @@ class Checkpoints(NamedTuple):
     timeout: float = 1200.0
 
 
+def checked(kept: Checkpoints) -> Checkpoints:
+    """With the folder's full path, whatever folder the process changes to. Raises ValueError for what cannot be."""
+    folder = os.fspath(kept.folder)
+    if not folder or "://" in folder:
+        raise ValueError(f"Checkpoints: folder is one of a file system that is mounted, got {folder!r}")
+    if kept.every is not None:
+        whole("Checkpoints", "every", kept.every)
+    whole("Checkpoints", "keep", kept.keep)
+    if not kept.timeout > 0:
+        raise ValueError(f"Checkpoints: timeout must be positive, got {kept.timeout}")
+    return kept._replace(folder=Path(folder).expanduser().absolute(), timeout=min(kept.timeout, 1e8))
+
+
 def steps(folder: str | os.PathLike) -> list[int]:
     """Of the complete checkpoints in the folder of a run, ascending: those that have a manifest."""
     folder = Path(folder)
-    names = (path.name for path in folder.iterdir() if (path / manifests.NAME).exists()) if folder.exists() else ()
-    return sorted(int(name) for name in names if name.isdecimal())
+    there = folder.iterdir() if folder.exists() else ()
+    return sorted(int(path.name) for path in there if _is_step(path.name) and files.is_complete(path))
+
+
+def _is_step(name: str) -> bool:
+    return re.fullmatch("[0-9]{9,}", name) is not None and name == f"{int(name):09d}"
 
 
 def at(folder: str | os.PathLike, step: int) -> Path:
@@ -80,16 +100,15 @@ class Writer:
         manifests.make_folder(Path(kept.folder))
         if processes.is_first():
             self._lock = _locked(Path(kept.folder))
-            # what a killed process left is no checkpoint and takes room
             for path in Path(kept.folder).iterdir():
-                if path.is_dir() and path.name.isdecimal() and not (path / manifests.NAME).exists():
+                if _is_left(path):
                     files.remove(path)
 
     def save(self, step: int, tree, about: Mapping[str, Any]) -> None:
         """Returns when the arrays are copied; `tree` may be donated then. Waits for the save before, and raises its error."""
         self.wait()
         folder = at(self.kept.folder, step)
-        there = (folder / manifests.NAME).exists()
+        there = files.is_complete(folder)
         entries = arrays.described(tree)
         try:
             if processes.is_first() and not there:
@@ -165,13 +184,21 @@ class Writer:
         if self.kept.best is not None:
             values = {}
             for step in found:
-                value = manifests.read(at(self.kept.folder, step)).about.get("metrics", {}).get(self.kept.best)
-                if value is not None:
-                    values[step] = value
+                with suppress(manifests.DamagedError):  # it is said when it is loaded
+                    value = manifests.read(at(self.kept.folder, step)).about.get("metrics", {}).get(self.kept.best)
+                    if value is not None:
+                        values[step] = value
             if values:
                 keep.add((max if self.kept.largest else min)(values, key=values.__getitem__))
         for step in set(found) - keep:
             files.remove(at(self.kept.folder, step))
+
+
+def _is_left(path: Path) -> bool:
+    """Whether it is what a killed process left of a checkpoint, which takes room; nobody else's folder."""
+    if not _is_step(path.name) or not path.is_dir() or files.is_complete(path):
+        return False
+    return all(below.name.startswith(("arrays", f".{manifests.NAME}")) for below in path.iterdir())
 
 
 def _locked(folder: Path):

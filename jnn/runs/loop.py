@@ -5,8 +5,11 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn import checkpoints
-from jnn.checkpoints import Checkpoints, processes
-from jnn.checkpoints.series import Writer
+from jnn import tree as trees
+from jnn.checkpoints import CheckpointError, Checkpoints, DamagedError, files, manifests, processes
+from jnn.checkpoints.series import Writer, checked
 from jnn.closures import holds_tracer
 from jnn.data.streams import Stream
 from jnn.numbers import whole
 from jnn.runs import segments
 from jnn.runs.peaks import seconds_at_peak
-from jnn.runs.record import Record, like, require_same
+from jnn.runs.record import Record, like, require_metric, require_same
 from jnn.runs.signals import Requests
 from jnn.runs.sources import Held, Streamed
 from jnn.runs.watching import Apart, Display, Lines, Profile, Report
@@ -56,7 +60,8 @@ class Plan(NamedTuple):
     segment: int
     kept: Checkpoints | None
     eval_data: Any
-    spacing: int  # steps between evaluations; 0 for none
+    begun: int  # steps that the state has taken with which the run began
+    spacing: int  # steps between evaluations, counted from there as in `jnn.fit`; 0 for none
     metric: str  # by which an evaluation is the best
     largest: bool
     patience: int | None
@@ -68,10 +73,13 @@ class Plan(NamedTuple):
         """Of the segments from here on: they end where an evaluation or a checkpoint is due."""
         while step < self.steps:
             length = min(self.segment, self.steps - step)
-            for every in (self.spacing, self.kept.every if self.kept else None):
-                length = min(length, every - step % every) if every else length
+            for every, taken in ((self.spacing, step - self.begun), (self.kept.every if self.kept else None, step)):
+                length = min(length, every - taken % every) if every else length
             yield length
             step += length
+
+    def is_evaluated(self, step: int) -> bool:
+        return self.spacing > 0 and step > self.begun and (step - self.begun) % self.spacing == 0
 
 
 class Live:
@@ -86,6 +94,7 @@ class Live:
         self.step = int(self.train_state.step)
         if self.step > plan.steps:
             raise ValueError(f"run: {plan.steps} steps, where the state to go on from has taken {self.step}")
+        self._require_metric()
         self._saved = time.monotonic()
         source.start(self.step, position, plan.lengths(self.step))
         self._safe = None if writer or jax.process_count() > 1 or not source.seekable else self._snapshot()
@@ -111,21 +120,30 @@ class Live:
                 self.record.add(name, values)
         return found[1].tree["train_state"], found[1].about["position"]
 
+    def _require_metric(self) -> None:
+        """Wrong data for the evaluation, and a metric that it has not, are found before the first step."""
+        if self.plan.spacing:
+            scores = jax.eval_shape(partial(segments.evaluate, self.plan.training), self.train_state, self.plan.eval_data)
+            require_metric({f"eval/{path}" for path in trees.flatten(scores)}, self.plan.metric)
+
     def _snapshot(self):
         return jax.device_get(self.train_state), self._source.position()
 
     def advance(self, length: int) -> Report:
         """One segment, and the evaluation that is due after it."""
         began, waited = time.perf_counter(), self._source.waited
-        self.train_state, metrics, good = self._source.advance(self.train_state, length)
+        self.train_state, metrics, good, finite = self._source.advance(self.train_state, length)
         metrics, good = jax.tree.map(lambda a: a[:length], jax.device_get((metrics, good)))
         if not good.all() and not self._source.skip:
-            raise self._diverged(int(np.argmin(good)), metrics["loss"])
+            bad = int(np.argmin(good))
+            raise self._diverged(self.step + bad, metrics["loss"][bad : bad + 1])
+        if not finite:
+            raise self._diverged(self.step, metrics["loss"])
         self.record.add("skipped", np.flatnonzero(~good) + self.step)
         self.record.add("steps", metrics)
         self.step += length
         evaluation = {}
-        if self.plan.spacing and self.step % self.plan.spacing == 0:
+        if self.plan.is_evaluated(self.step):
             evaluation = jax.device_get(segments.evaluate(self.plan.training, self.train_state, self.plan.eval_data))
             self.record.add("eval", jax.tree.map(lambda a: np.asarray(a)[None], evaluation))
         seconds = time.perf_counter() - began
@@ -137,7 +155,7 @@ class Live:
     def keep(self, now: bool) -> None:
         """Saves a checkpoint where one is due, or `now`, and then waits until it is on the disk."""
         plan = self.plan
-        evaluated = plan.spacing and self.step % plan.spacing == 0
+        evaluated = plan.is_evaluated(self.step)
         improved = evaluated and self._since_best() == 0
         if self._writer is None:
             if improved and plan.patience is not None:
@@ -148,8 +166,9 @@ class Live:
         kept = self._writer.kept
         due = self.step % kept.every == 0 if kept.every else self._is_late()
         if now or due or (improved and kept.best is not None) or self.step == plan.steps:
-            value = {plan.metric: float(self.record.of_evaluations(plan.metric)[-1])} if evaluated else {}
-            said = {"run": plan.about, "metrics": value, "position": self._source.position()}
+            value = float(self.record.of_evaluations(plan.metric)[-1]) if evaluated else math.nan
+            metrics = {plan.metric: value} if math.isfinite(value) else {}
+            said = {"run": plan.about, "metrics": metrics, "position": self._source.position()}
             self._writer.save(self.step, {"train_state": self.train_state, **self.record.tree()}, said)
             self._saved = time.monotonic()
         if now:
@@ -171,32 +190,50 @@ class Live:
     def ended(self) -> Run:
         if self._writer is not None:
             self.keep(now=True)
-            if self._writer.kept.best is not None and self.plan.spacing:
-                at_step = self.plan.spacing * (self.record.best(self.plan.metric, self.plan.largest) + 1)
-                folder = checkpoints.at(self._writer.kept.folder, at_step)
-                self._best = checkpoints.load(folder, like(checkpoints.verify(folder), self.train_state)).tree["train_state"]
+            if self._writer.kept.best is not None:
+                self._best = self._load_best(self._writer.kept.folder)
         skipped = self.record.whole("skipped")
         return Run(self.train_state, self.record.history(), self._best, np.zeros(0, int) if skipped is None else skipped)
 
-    def _diverged(self, behind: int, losses) -> DivergedError:
-        """Takes the steps from the last safe state to the bad one again, which are the same, to look at what was bad."""
-        bad, loss = self.step + behind, float(losses[behind])
+    def _load_best(self, folder) -> TrainState | None:
+        """Of the best evaluation whose checkpoint is whole."""
+        for i in self.record.ranked(self.plan.metric, self.plan.largest):
+            at = checkpoints.at(folder, self.plan.begun + self.plan.spacing * (i + 1))
+            try:
+                return checkpoints.load(at, like(manifests.read(at), self.train_state)).tree["train_state"]
+            except DamagedError as error:
+                warnings.warn(f"{error}; taking the next best", RuntimeWarning, stacklevel=2)
+            except CheckpointError:
+                pass  # not kept
+        return None
+
+    def _diverged(self, first: int, losses) -> DivergedError:
+        """Takes the steps from the last safe state on again, which are the same, to look at what was bad. first: the first
+        step that may be it; losses: of the steps that may be it."""
+        loss = float(losses[0])
         if not self._source.seekable:
             at = "what was not finite is not known, as the stream cannot be read again"
-            return DivergedError(f"run: the loss of step {bad} is {loss:g}; {at}", bad, "", None)
+            return DivergedError(f"run: the loss of step {first} is {loss:g}; {at}", first, "", None)
         if self._writer is not None:
             self._writer.wait()
         self.train_state, position = self._safe or self._resumed() or (self.plan.begin(), None)
         step = int(self.train_state.step)
-        again = self.plan._replace(steps=bad, spacing=0)
-        self._source.start(step, position, again.lengths(step))
+        again = self.plan._replace(steps=first, spacing=0)
+        self._source.start(step, position, chain(again.lengths(step), repeat(1, len(losses))))
         for length in again.lengths(step):
             self.train_state, *_ = self._source.advance(self.train_state, length)
-        path = segments.first_bad(self.plan.training, self.train_state, self._source.batch_at(bad))
+        for bad, one in enumerate(losses, first):
+            loss = float(one)
+            path, after = segments.first_bad(self.plan.training, self.train_state, self._source.batch_at(bad))
+            if path or bad == first + len(losses) - 1:
+                break
+            self.train_state = after
         folder = None
         if self._writer is not None:
             folder = Path(self._writer.kept.folder) / "diverged" / f"{bad:09d}"
-            if not processes.of_all(folder.exists())[0]:
+            if not processes.of_all(files.is_complete(folder))[0]:
+                if processes.is_first():
+                    files.remove(folder)  # what a killed process left
                 checkpoints.save(folder, {"train_state": self.train_state}, {"loss": str(loss), "path": path})
         cause = f"the first array that is not finite is {path}" if path else f"above the limit of {self.plan.limit:g}"
         where = f"; the state before that step is in {folder}" if folder else ""
@@ -248,11 +285,12 @@ def run(
     checkpoint: a folder, or `jnn.Checkpoints(folder, every=..., keep=..., best=...)`. The same call again goes on from the
         newest whole checkpoint in it; of a run that had ended it returns what that returned. `log.jsonl` has a line a segment.
     segment: steps between two looks: a signal, a checkpoint, a report wait for the end of a segment.
+    start, steps: a TrainState to go on from, and the steps in all, those of `start` among them.
     eval_data: evaluated whole, with train=False, after every `eval_every` steps (default: once, at the end).
     patience: stop when so many evaluations in a row brought nothing better; `Run.best` is the state of the best one.
-    diverged: what to do where a loss is not finite, or above `limit`. "stop": raise DivergedError, which names the step and
-        the first array that is not finite; the state before that step is saved in `folder/diverged`. "skip": leave out each
-        step whose loss or parameters are not finite; `Run.skipped` lists them.
+    diverged: what to do where a loss is not finite or above `limit`, or the parameters are not finite. "stop": raise
+        DivergedError, which names the step and the first array that is not finite; the state before that step is saved in
+        `folder/diverged`. "skip": leave out each such step; `Run.skipped` lists them.
     hooks: functions that are given each `Report`, in a thread of their own: what hangs or fails costs no step.
         Those that have a `close`, as `jnn.runs.tensorboard`, are closed at the end.
     profile: so many steps, from the second segment on, are traced by `jax.profiler` into `folder/profile`.
@@ -261,9 +299,9 @@ def run(
     Of several processes (`jax.distributed.initialize`) all call it alike, with a training of `jnn.sharding.shard` and a folder
     that all of them see; the first one logs and calls the hooks. Where one of them dies the others stop with a RuntimeError.
 
-    On SIGTERM, to any process, the segment is finished, a checkpoint written and SystemExit(0) raised; on Ctrl-C likewise
-    KeyboardInterrupt, and a second one quits at once. Raises what `fit` raises; CheckpointError for checkpoints of another run
-    or model and for a save that failed; DivergedError.
+    On SIGTERM, to any process, the segment is finished, a checkpoint written and SystemExit(0) raised (143 without
+    `checkpoint`); on Ctrl-C likewise KeyboardInterrupt, and a second one quits at once. Raises what `fit` raises;
+    CheckpointError for checkpoints of another run or model and for a save that failed; DivergedError.
     """
     steps, segment = whole("run", "steps", steps, least=0), whole("run", "segment", segment)
     if diverged not in ("stop", "skip"):
@@ -274,15 +312,23 @@ def run(
         raise ValueError("run: a profile is written beside the checkpoints: give `checkpoint`, a folder")
     training = Training(*training)
     kept = Checkpoints(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
+    kept = kept and checked(kept)
     if kept is not None and kept.best is not None and eval_data is None:
         raise ValueError(f"run: checkpoints that keep the best by {kept.best!r} want eval_data")
     metric, largest = (kept.best or "eval/loss", kept.largest) if kept else ("eval/loss", False)
     if kept is not None and patience is not None:
         kept = kept._replace(best=metric)
-    spacing = 0 if eval_data is None else whole("run", "eval_every", max(steps, 1) if eval_every is None else eval_every)
-    if spacing > max(steps, 1):
-        raise ValueError(f"run: eval_every must lie between 1 and the {steps} steps, got {eval_every}")
-    options = {"rows": segment, "limit": limit, "skip": diverged == "skip"}
+    if patience is not None:
+        whole("run", "patience", patience)
+    begun = 0 if start is None else int(start.step)
+    own = max(steps - begun, 1)
+    spacing = 0 if eval_data is None else whole("run", "eval_every", own if eval_every is None else eval_every)
+    if spacing > own:
+        raise ValueError(f"run: eval_every must lie between 1 and the {own} steps, got {eval_every}")
+    if eval_data is not None and _is_stream(eval_data):
+        raise TypeError("run: eval_data are arrays: of a stream take as many batches as are to be judged, in one")
+    # of one row XLA makes another program, which rounds otherwise
+    options = {"rows": max(segment, 2), "limit": limit, "skip": diverged == "skip"}
     streamed = _is_stream(data)
     if holds_tracer((key, start, None if streamed else data)):
         raise TypeError("run: it writes files and cannot be traced; inside jit, vmap and grad take `jnn.fit`")
@@ -294,9 +340,8 @@ def run(
         source = Streamed(training, data, **options)
     about = {
         "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "start": begun,
         "eval_every": spacing,
-        "diverged": diverged,
-        "limit": str(limit),
         **source.about(),
     }
 
@@ -304,7 +349,7 @@ def run(
         # copies of `start`: the segments give their buffers up, and these are the caller's
         return jax.tree.map(jnp.copy, start) if start is not None else source.begun(training, key)
 
-    plan = Plan(training, steps, segment, kept, eval_data, spacing, metric, largest, patience, limit, about, begin)
+    plan = Plan(training, steps, segment, kept, eval_data, begun, spacing, metric, largest, patience, limit, about, begin)
     with ExitStack() as stack:
         stack.enter_context(closing(source))
         requests = stack.enter_context(Requests())
@@ -330,8 +375,18 @@ def run(
             noted = requests.noted()
             live.keep(now=noted is not None)
             if noted is not None:
-                raise SystemExit(0) if noted == signal.SIGTERM else KeyboardInterrupt
-        return live.ended()
+                raise _stopped(noted, kept)
+        ended = live.ended()
+        noted = requests.noted()
+        if noted is not None:
+            raise _stopped(noted, kept)
+        return ended
+
+
+def _stopped(number: int, kept: Checkpoints | None) -> BaseException:
+    if number == signal.SIGTERM:
+        return SystemExit(0 if kept else 128 + signal.SIGTERM)  # 0: nothing is lost
+    return KeyboardInterrupt()
 
 
 def _is_stream(data) -> bool:

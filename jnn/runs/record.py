@@ -1,6 +1,6 @@
 """What a run has done so far, in a form that a checkpoint keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -36,17 +36,24 @@ class Record:
         evaluations = self.whole("eval")
         return {**(self.whole("steps") or {}), **({} if evaluations is None else {"eval": evaluations})}
 
-    def best(self, name: str, largest: bool) -> int:
-        """The evaluation with the best `name`, "eval/loss"; of equal ones the first."""
+    def ranked(self, name: str, largest: bool) -> list[int]:
+        """The evaluations, the best `name` ("eval/loss") first, of equal ones the first; without those that are NaN."""
         values = self.of_evaluations(name)
-        values = np.where(np.isnan(values), -np.inf if largest else np.inf, values)
-        return int(np.argmax(values) if largest else np.argmin(values))
+        order = np.argsort(-values if largest else values, kind="stable")
+        return [int(i) for i in order if not np.isnan(values[i])]
+
+    def best(self, name: str, largest: bool) -> int:
+        return (self.ranked(name, largest) or [0])[0]
 
     def of_evaluations(self, name: str) -> np.ndarray:
         found = {f"eval/{path}": values for path, values in trees.flatten(self.whole("eval")).items()}
-        if name not in found:
-            raise ValueError(f"run: there is no metric {name!r}; evaluations have {', '.join(found)}")
+        require_metric(found, name)
         return found[name]
+
+
+def require_metric(found: Collection[str], name: str) -> None:
+    if name not in found:
+        raise ValueError(f"run: there is no metric {name!r}; evaluations have {', '.join(sorted(found))}")
 
 
 def like(manifest: Manifest, train_state) -> dict[str, Any]:

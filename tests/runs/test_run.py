@@ -14,7 +14,7 @@ import pytest
 import jnn
 from jnn import checkpoints
 from jnn.checkpoints import CheckpointError, Checkpoints
-from jnn.runs import DivergedError, run
+from jnn.runs import run
 
 rng = np.random.default_rng(0)
 DATA = rng.normal(size=(64, 6)).astype(np.float32), rng.integers(0, 3, 64).astype(np.int32)
@@ -101,7 +101,6 @@ def test_patience_stops_and_gives_the_best_with_and_without_checkpoints(tmp_path
     [
         ({"batch_size": 4}, "batch_size", 8, 4),
         ({"key": jax.random.key(4)}, "key", [0, 3], [0, 4]),
-        ({"limit": 9.0}, "limit", "inf", "9.0"),
     ],
 )
 def test_checkpoints_of_another_run_are_refused(tmp_path, raises, changed, name, was, now):
@@ -144,43 +143,6 @@ def test_hooks_see_each_segment_and_one_that_fails_costs_nothing(capfd):
     )
 
 
-BAD = DATA[0].copy(), DATA[1]
-BAD[0][5, 2] = np.nan
-
-
-def first_step_of(example):
-    order = jnn.data.batch_order(jax.random.split(KEY)[1], jnp.int32(0), 8, 64, BATCH)
-    return int(np.flatnonzero((np.asarray(order) == example).any(axis=1))[0])
-
-
-@pytest.mark.parametrize("segment", [1, 3, 100])
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_loss_that_is_not_finite_stops_a_run_before_its_step(tmp_path, segment, kept):
-    at = first_step_of(5)
-    with pytest.raises(DivergedError) as error:
-        going(data=BAD, segment=segment, checkpoint=Checkpoints(tmp_path, every=2) if kept else None)
-    where = f"; the state before that step is in {tmp_path}/diverged/{at:09d}" if kept else ""
-    assert str(error.value) == f"run: the loss of step {at} is nan: the first array that is not finite is batch/0{where}"
-    assert (error.value.step, error.value.path) == (at, "batch/0")
-    if kept:
-        state = checkpoints.load(error.value.folder).tree["train_state"]["params"]
-        assert_same(state, jax.tree.map(np.asarray, going(steps=at, segment=segment).train_state.params))
-
-
-def test_skipping_leaves_out_the_bad_steps_and_no_others():
-    found = going(data=BAD, diverged="skip", segment=5)
-    order = np.asarray(jnn.data.batch_order(jax.random.split(KEY)[1], jnp.int32(0), STEPS, 64, BATCH))
-    bad = np.flatnonzero((order == 5).any(axis=1))
-    assert found.skipped.tolist() == bad.tolist()
-    assert np.isnan(found.history["loss"][bad]).all()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.train_state.params))
-
-
-def test_a_limit_counts_as_diverged(raises):
-    with pytest.raises(DivergedError, match=r"run: the loss of step 0 is .*: above the limit of 0\.01"):
-        going(limit=0.01)
-
-
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_ends_the_segment_saves_and_stops(tmp_path, number, error):
     def ask(report):
@@ -216,10 +178,21 @@ def test_outside_the_main_thread_signals_are_left_alone(undisturbed):
             {"checkpoint": Checkpoints("x", best="eval/loss")},
             "run: checkpoints that keep the best by 'eval/loss' want eval_data",
         ),
+        ({"checkpoint": "gs://there/x"}, "Checkpoints: folder is one of a file system that is mounted, got 'gs://there/x'"),
+        ({"checkpoint": ""}, "Checkpoints: folder is one of a file system that is mounted, got ''"),
+        ({"checkpoint": Checkpoints("x", every=-3)}, "Checkpoints: every must be at least 1, got -3"),
+        ({"checkpoint": Checkpoints("x", keep=0)}, "Checkpoints: keep must be at least 1, got 0"),
+        ({"checkpoint": Checkpoints("x", timeout=0)}, "Checkpoints: timeout must be positive, got 0"),
+        ({"eval_data": EVAL, "patience": 0}, "run: patience must be at least 1, got 0"),
+        (
+            {"checkpoint": Checkpoints("x", best="eval/los"), "eval_data": EVAL},
+            "run: there is no metric 'eval/los'; evaluations have eval/accuracy, eval/loss",
+        ),
         ({"steps": -1}, "run: steps must be at least 0, got -1"),
     ],
 )
-def test_mistakes_are_said(raises, options, message):
+def test_mistakes_are_said(raises, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with raises(ValueError, message):
         going(**options)
 
@@ -229,6 +202,73 @@ def test_progress_is_plain_lines_where_the_output_is_no_terminal(capfd):
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("step 23 of 23  accuracy 0.")
     assert line.endswith("0:00 left")
+
+
+def test_evaluations_are_counted_from_the_start(tmp_path):
+    whole = jnn.fit(ADAM, DATA, key=KEY, steps=6, batch_size=BATCH)
+    options = {"start": whole.train_state, "eval_data": EVAL, "eval_every": 5}
+    fitted = jnn.fit(ADAM, DATA, key=KEY, steps=17, batch_size=BATCH, **options)
+    for kept in (None, Checkpoints(tmp_path, keep=1, best="eval/loss")):
+        going(steps=12, segment=4, checkpoint=kept, **options)
+        found = going(segment=4, checkpoint=kept, patience=9, **options)
+        np.testing.assert_allclose(found.history["eval"]["loss"], fitted.history["eval"]["loss"], rtol=1e-5)
+        best = 6 + 5 * (1 + int(np.argmin(found.history["eval"]["loss"])))
+        assert found.best is not None
+        assert int(found.best.step) == best
+        assert_same(found.best.params, going(steps=best, start=whole.train_state).train_state.params)
+
+
+def blinded(at):
+    """A training whose evaluations are NaN up to a step."""
+
+    def step(train_state, batch, *, train=True):
+        after, metrics = ADAM.step(train_state, batch, train=train)
+        return after, metrics if train else {**metrics, "loss": jnp.where(train_state.step <= at, jnp.nan, metrics["loss"])}
+
+    return jnn.Training(ADAM.init, step)
+
+
+def test_an_evaluation_that_is_nan_is_never_the_best(tmp_path):
+    kept = Checkpoints(tmp_path, best="eval/loss", keep=1)
+    some = going(blinded(4), steps=8, eval_data=EVAL, eval_every=2, checkpoint=kept).best
+    assert some is not None
+    assert int(some.step) > 4
+    assert going(blinded(9), steps=8, eval_data=EVAL, eval_every=2, checkpoint=tmp_path / "all").best is None
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "arrays/_METADATA"])
+def test_a_damaged_best_checkpoint_is_passed_over(tmp_path, name):
+    training = jnn.training(OBJECTIVE, jnn.optim.sgd(0.1))
+    kept = Checkpoints(tmp_path, every=2, keep=9, best="eval/loss", largest=True)
+    options = {"eval_data": EVAL, "eval_every": 2, "segment": 2, "checkpoint": kept}
+    whole = going(training, steps=6, **options)
+    assert whole.best is not None
+    path = checkpoints.at(tmp_path, int(whole.best.step)) / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(RuntimeWarning, match=f"{path} is damaged"):
+        found = going(training, steps=6, **options).best
+    losses = whole.history["eval"]["loss"]
+    assert found is not None
+    assert int(found.step) == 2 * (1 + int(np.argsort(losses)[-2]))
+
+
+def test_a_folder_follows_nobody_and_nobody_elses_is_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = ["runs/0/precious.txt", "runs/2024/manifest.json", "runs/000000003/notes.txt"]
+    for name in mine:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "runs/000000002/arrays.orbax-checkpoint-tmp").mkdir(parents=True)  # left by a process that was killed
+    (tmp_path / "elsewhere").mkdir()
+
+    def leave(report):
+        os.chdir(tmp_path / "elsewhere")
+
+    going(steps=4, segment=1, checkpoint="runs", hooks=(leave,))
+    assert checkpoints.steps(tmp_path / "runs") == [4]
+    assert all((tmp_path / name).exists() for name in mine)
+    assert not (tmp_path / "runs/000000002").exists()
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 def test_fewer_steps_than_were_taken_are_refused(tmp_path, raises):
@@ -263,6 +303,3 @@ def test_a_generator_is_a_stream_that_cannot_be_checkpointed(raises, tmp_path):
         going(data=batches(5), **stream)
     with raises(ValueError, "run: the stream has no batch"):
         going(data=batches(0), **stream)
-    message = "run: the loss of step 0 is nan; what was not finite is not known, as the stream cannot be read again"
-    with raises(DivergedError, message):
-        going(data=batches(6, BAD), **stream)
