@@ -34,12 +34,9 @@ def data():
     return rng.normal(size=(64, 6)).astype(np.float32), rng.integers(0, 3, 64).astype(np.int32)
 
 
-def _training():
-    model = jnn.serial(jnn.dense(16), jax.nn.relu, jnn.batch_norm(), jnn.dropout(0.2), jnn.dense(3))
-    return jnn.training(jnn.supervised(model, jnn.losses.softmax_cross_entropy), jnn.optim.adam(0.01))
-
-
-TRAINING = _training()
+MODEL = jnn.serial(jnn.dense(16), jax.nn.relu, jnn.batch_norm(), jnn.dropout(0.2), jnn.dense(3))
+OBJECTIVE = jnn.supervised(MODEL, jnn.losses.softmax_cross_entropy)
+TRAINING = jnn.training(OBJECTIVE, jnn.optim.adam(0.01))
 
 
 def digest(found) -> str:

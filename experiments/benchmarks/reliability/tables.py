@@ -2,7 +2,7 @@
 
 from experiments.benchmarks.reliability.contestants import CONTESTANTS
 
-PARTS = ("kills", "points", "injections", "flips", "cuts", "power")
+PARTS = ("kills", "points", "steps", "injections", "flips", "cuts", "power")
 
 
 def table(results: dict) -> str:
@@ -14,9 +14,8 @@ def table(results: dict) -> str:
             rows.append(f"| {title} | {' | '.join(say(results[part][name]) for name in CONTESTANTS)} |")
 
     def killed(found):
-        alike = "all" if found["ended alike"] == found["runs"] else f"{found['ended alike']} of {found['runs']}"
         lost, bad = found["steps lost"], found["newest checkpoint unreadable"] + found["errors"]
-        return f"{found['kills']:,}; {alike} ended alike; at most {lost['most']} steps lost; {bad} unreadable"
+        return f"{found['kills']:,}; {_all(found)} ended alike; at most {lost['most']} steps lost; {bad} unreadable"
 
     def faulty(found):
         total = {name: sum(counts[name] for counts in found.values()) for name in next(iter(found.values()))}
@@ -40,6 +39,12 @@ def table(results: dict) -> str:
 
     row("SIGKILL at random moments", "kills", killed)
     row("SIGKILL at each call of a save in turn", "points", killed)
+    if "steps" in results:
+        found = results["steps"]["jnn"]
+        said = f"{found['kills']:,}; {_all(found)} ended alike"
+        rows.append(
+            f"| SIGKILL after each step, {found['optimizers']} optimizers x {found['loaders']} loaders | {said} | not tried |"
+        )
     row("an error at each call of a save in turn", "injections", faulty)
     if "flips" in results:
         said = damaged(results["flips"]["jnn"]["manifest"])
@@ -49,3 +54,7 @@ def table(results: dict) -> str:
     row("a file cut, emptied or removed", "cuts", damaged)
     row("power lost as a checkpoint is done", "power", lost)
     return "\n".join(["| | jnn | Orbax alone |", "|---|---|---|", *rows]) + "\n"
+
+
+def _all(found) -> str:
+    return "all" if found["ended alike"] == found["runs"] else f"{found['ended alike']} of {found['runs']}"
