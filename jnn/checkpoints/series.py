@@ -34,13 +34,17 @@ class Checkpoints(NamedTuple):
 def steps(folder: str | os.PathLike) -> list[int]:
     """Of the complete checkpoints in the folder of a run, ascending: those that have a manifest."""
     folder = Path(folder)
-    names = (path.name for path in folder.iterdir() if (path / manifests.NAME).exists()) if folder.exists() else ()
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(path.name) for path in _folders(folder) if (path / manifests.NAME).exists()) if folder.exists() else []
 
 
 def at(folder: str | os.PathLike, step: int) -> Path:
     """The checkpoint's own folder."""
     return Path(folder) / f"{step:09d}"
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Of checkpoints, complete or not; a folder that somebody named "7" or "2024" is none."""
+    return [path for path in folder.iterdir() if path.name.isdecimal() and path == at(folder, int(path.name)) and path.is_dir()]
 
 
 def latest(folder: str | os.PathLike, like: Callable[[Manifest], Any]) -> tuple[int, Loaded] | None:
@@ -81,8 +85,8 @@ class Writer:
         if processes.is_first():
             self._lock = _locked(Path(kept.folder))
             # what a killed process left is no checkpoint and takes room
-            for path in Path(kept.folder).iterdir():
-                if path.is_dir() and path.name.isdecimal() and not (path / manifests.NAME).exists():
+            for path in _folders(Path(kept.folder)):
+                if not (path / manifests.NAME).exists():
                     files.remove(path)
 
     def save(self, step: int, tree, about: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ def test_a_folder_that_is_not_empty_is_not_written_to(saved, raises):
 
 
 def test_what_is_no_array_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="checkpoints: a/b is no array of numbers: str"):
+    with pytest.raises(TypeError, match="checkpoints: a/b cannot be stored: str of <U4"):
         checkpoints.save(tmp_path / "x", {"a": {"b": "text"}})
 
 
