@@ -99,7 +99,8 @@ class Forger:
             return False
         whole = all(same(said[name], self.said[name]) for name in ("about", "versions"))
         return whole and all(
-            isinstance(said[name], dict) and all(same(self.said[name].get(key), entry) for key, entry in said[name].items())
+            isinstance(said[name], dict)
+            and all(key in self.said[name] and same(self.said[name][key], one) for key, one in said[name].items())
             for name in ("arrays", "files")
         )
 
@@ -161,7 +162,7 @@ def edited(draw, valid):
         name = draw(st.sampled_from(sorted(part))) if part else ""
         how = draw(st.sampled_from(["set", "set", "lose", "add", "rename", "copy", "swap"]))
         fitting = FITTING.get(name if how == "set" else inside, values)
-        new = draw(draw(st.sampled_from([values, fitting, fitting, fitting])))
+        new = copy.deepcopy(draw(draw(st.sampled_from([values, fitting, fitting, fitting]))))
         match how if part else "add":
             case "set":
                 part[name] = new
