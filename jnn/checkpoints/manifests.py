@@ -129,8 +129,8 @@ def verify(folder: Path) -> Manifest:
     manifest = read(folder)
     there = {_name(folder, path): path for path in _files(folder)}
     for name, expected in manifest.files.items():
-        if name not in there:  # so is what lies outside, "../name"
-            raise DamagedError(f"{folder / name} is missing")
+        if name not in there:  # nor is it looked for outside, as "../name" or "/name"
+            raise DamagedError(f"{folder}/{name} is missing")
         path = there[name]
         found = _summed(path)
         if found["bytes"] != expected["bytes"]:
