@@ -247,6 +247,14 @@ def axes_of(spec):
     return [() if entry is None else entry if isinstance(entry, tuple) else (entry,) for entry in spec]
 
 
+def trimmed(spec):
+    """Without the axes at the end that are whole."""
+    axes = axes_of(spec)
+    while axes and not axes[-1]:
+        axes.pop()
+    return axes
+
+
 def cut(shape, spec, mesh):
     """-> the shape of a part, or None where the spec fits no array on this mesh, or not this one."""
     axes = axes_of(spec)
@@ -286,13 +294,19 @@ def test_shardings(case, chosen, mesh, abstract):
     for leaf, one in zip(flat.values(), first.values(), strict=True):
         rule = PartitionSpec() if one is None else told[one]
         spec = longest(leaf.shape, *rule, mesh) if isinstance(rule, tuple) else rule
-        expected.append(cut(leaf.shape, spec, mesh))
-    sound = have_paths(flat) and no_twins(params) and set(told) <= set(first.values()) and None not in expected
+        expected.append((cut(leaf.shape, spec, mesh), trimmed(spec) if len(spec) <= leaf.ndim else []))
+    sound = (
+        have_paths(flat)
+        and no_twins(params)
+        and set(told) <= set(first.values())
+        and all(part is not None for part, _ in expected)
+    )
     assert (found is not None) == sound
     if found is not None:
         placed = jax.tree.leaves(found)
         assert jax.tree.structure(found) == jax.tree.structure(params)
-        assert [one.shard_shape(leaf.shape) for one, leaf in zip(placed, flat.values(), strict=True)] == expected
+        pairs = zip(placed, flat.values(), strict=True)
+        assert [(one.shard_shape(leaf.shape), trimmed(one.spec)) for one, leaf in pairs] == expected
         assert all(one.mesh == mesh for one in placed)
 
 
