@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jnn import tree as trees
@@ -36,7 +37,7 @@ def fully(*axes: str, least: int = 2**12) -> Callable[[str, Any], Callable[[Mesh
 
     def rule(path: str, array):
         def spec(mesh: Mesh) -> PartitionSpec:
-            parts = math.prod(mesh.shape[axis] for axis in axes)
+            parts = math.prod(mesh.shape.get(axis, 1) for axis in axes)  # `shardings` refuses one that is not there
             fitting = [i for i, length in enumerate(array.shape) if length % parts == 0]
             if not fitting or math.prod(array.shape) < least:
                 return PartitionSpec()
@@ -56,8 +57,12 @@ def shardings(tree, mesh: Mesh, rules: Mapping[str, Any]):
     does for both. A spec shorter than an array's rank leaves its last axes whole; one that is longer is for a larger array
     of that name, such as the parameter beside a scalar statistic, and leaves this one whole.
 
-    Raises ValueError for a pattern that takes nothing, an axis that the mesh has not, and lengths that do not divide."""
+    Raises ValueError for a pattern that takes nothing, an axis that the mesh has not or that is named twice, and lengths that
+    do not divide; TypeError for what is no pattern or no spec."""
     flat = trees.flatten(tree)
+    for pattern, rule in rules.items():
+        if not isinstance(pattern, str) or not (isinstance(rule, PartitionSpec) or callable(rule)):
+            raise TypeError(f"shardings: rules are patterns to PartitionSpecs or `fully`, got {pattern!r}: {rule!r}")
     used: set[str] = set()
 
     def of(path, leaf):
@@ -70,21 +75,24 @@ def shardings(tree, mesh: Mesh, rules: Mapping[str, Any]):
 
     found = [of(path, leaf) for path, leaf in flat.items()]
     unused = [pattern for pattern in rules if pattern not in used]
+    if unused and any(trees.matches(path, unused[0]) for path in flat):
+        raise ValueError(f"shardings: the patterns before it take all that {unused[0]!r} would")
     if unused:
-        raise ValueError(f"shardings: no path contains {unused[0]!r}; there are {', '.join(list(flat)[:8])}")
+        raise ValueError(f"shardings: no path contains {unused[0]!r}; there are {', '.join(list(flat)[:8]) or 'no arrays'}")
     return jax.tree.unflatten(jax.tree.structure(tree), found)
 
 
 def _fitting(path: str, leaf, spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
-    shape = tuple(leaf.shape)
+    shape, named = np.shape(leaf), [name for entry in spec for name in _names(entry)]
+    for name in named:
+        if name not in mesh.shape:
+            raise ValueError(f"shardings: {path}: the mesh has no axis {name!r}, but {', '.join(mesh.shape)}")
+        if named.count(name) > 1:
+            raise ValueError(f"shardings: {path}: {spec} names the axis {name!r} twice")
     if len(spec) > len(shape):
         return PartitionSpec()
     for length, entry in zip(shape, spec, strict=False):
-        names = _names(entry)
-        unknown = [name for name in names if name not in mesh.shape]
-        if unknown:
-            raise ValueError(f"shardings: {path}: the mesh has no axis {unknown[0]!r}, but {', '.join(mesh.shape)}")
-        parts = math.prod(mesh.shape[name] for name in names)
+        parts = math.prod(mesh.shape[name] for name in _names(entry))
         if length % parts:
             raise ValueError(f"shardings: {path} {shape}: {parts} devices do not divide its axis of {length}")
     return spec
@@ -92,7 +100,7 @@ def _fitting(path: str, leaf, spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
 
 def _names(entry) -> tuple[str, ...]:
     """Of the axes of the mesh, of one entry of a PartitionSpec."""
-    return (entry,) if isinstance(entry, str) else entry or ()
+    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
 def shard(training: Training, mesh: Mesh, rules: Mapping[str, Any] = {}, *, batch: PartitionSpec | None = None) -> Training:

@@ -25,14 +25,18 @@ Where = str | tuple[str, ...] | list[str] | Callable[[str, Any], bool]
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}, in the tree's order. Raises ValueError for a key with a "/" in it."""
+    """{"a": {"b": x}} -> {"a/b": x}, in the tree's order. Raises ValueError for a key with a "/" in it, and for two keys of
+    one name, such as 0 and "0"."""
     flat = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         names = [jax.tree_util.keystr((part,), simple=True) for part in path]
         for name in names:
             if "/" in name:
                 raise ValueError(f"tree: the key {name!r} has a '/' in it, which separates the keys of a path")
-        flat["/".join(names)] = leaf
+        name = "/".join(names)
+        if name in flat:
+            raise ValueError(f"tree: two arrays have the path {name!r}")
+        flat[name] = leaf
     return flat
 
 
@@ -107,9 +111,9 @@ def is_weight(path: str, array: Any) -> bool:
 def _taken(flat: Mapping[str, Any], where: Where) -> set[str]:
     if callable(where):
         return {path for path, leaf in flat.items() if where(path, leaf)}
-    if not isinstance(where, str | tuple | list):
+    patterns = tuple(where) if isinstance(where, tuple | list) else (where,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"tree: where must be a pattern, several, or a function (path, array) -> bool, got {where!r}")
-    patterns = (where,) if isinstance(where, str) else tuple(where)
     taken: set[str] = set()
     for pattern in patterns:
         found = {path for path in flat if matches(path, pattern)}

@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -100,8 +102,9 @@ def test_without_parameters_a_pattern_takes_nothing(raises):
 
 
 def test_what_is_no_pattern_is_refused(params, raises):
-    with raises(TypeError, "tree: where must be a pattern, several, or a function (path, array) -> bool, got None"):
-        tree.mask(params, None)
+    for where in (None, ("w", None)):
+        with raises(TypeError, f"tree: where must be a pattern, several, or a function (path, array) -> bool, got {where!r}"):
+            tree.mask(params, where)
 
 
 def test_patterns_regard_upper_and_lower_case():
@@ -127,6 +130,11 @@ def test_merge_refuses_an_array_where_another_part_has_a_branch(params, raises):
 def test_keys_that_would_be_read_as_paths_are_refused(raises):
     with raises(ValueError, "tree: the key 'a/b' has a '/' in it, which separates the keys of a path"):
         tree.flatten({"a/b": jnp.ones(1)})
+
+
+def test_two_arrays_of_one_path_are_refused(raises):
+    with raises(ValueError, "tree: two arrays have the path 'a/0'"):
+        tree.mask({"a": OrderedDict([(0, jnp.ones(1)), ("0", jnp.ones(1))])}, "a")
 
 
 @pytest.mark.parametrize(

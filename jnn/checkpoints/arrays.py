@@ -8,13 +8,20 @@ import jax
 import numpy as np
 
 from jnn import tree as trees
-from jnn.checkpoints.manifests import DamagedError
+from jnn.checkpoints import manifests
+from jnn.checkpoints.manifests import CheckpointError, DamagedError
 
 
 def described(tree) -> dict[str, dict]:
     """-> {path: {"shape": [...], "dtype": "...", "key": "threefry2x32"}}, "key" for random keys alone, whose shape and dtype
-    are those of their numbers. `tree` holds arrays or shapes. Raises TypeError for what is neither."""
-    return {path: _described(path, leaf) for path, leaf in trees.flatten(tree).items()}
+    are those of their numbers. `tree` holds arrays or shapes. Raises TypeError for what is neither, ValueError for paths that
+    Orbax, which joins keys by dots, would take for one: `{"a": {"b": x}, "a.b": y}`."""
+    flat, names = trees.flatten(tree), {}
+    for path in flat:
+        other = names.setdefault(path.replace("/", "."), path)
+        if other != path:
+            raise ValueError(f"checkpoints: {other} and {path} would be stored as one array: rename one of them")
+    return {path: _described(path, leaf) for path, leaf in flat.items()}
 
 
 def _described(path: str, leaf) -> dict:
@@ -25,8 +32,8 @@ def _described(path: str, leaf) -> dict:
         kinds = []  # asked of a traced key, as a shape has no answer
         numbers = jax.eval_shape(lambda key: kinds.append(str(jax.random.key_impl(key))) or jax.random.key_data(key), leaf)
         return {"shape": list(numbers.shape), "dtype": numbers.dtype.name, "key": kinds[0]}
-    if dtype.kind in "OSU":
-        raise TypeError(f"checkpoints: {path} is no array of numbers: {type(leaf).__name__}")
+    if dtype.name not in manifests.DTYPES:
+        raise TypeError(f"checkpoints: {path} cannot be stored: {type(leaf).__name__} of {dtype}")
     return {"shape": list(shape), "dtype": dtype.name}
 
 
@@ -36,12 +43,13 @@ def write(checkpointer, folder: Path, tree) -> None:
     import orbax.checkpoint as ocp
 
     flat = {path: _numbers(leaf) for path, leaf in trees.flatten(tree).items() if np.size(leaf)}
-    checkpointer.save(folder.absolute(), ocp.args.PyTreeSave(trees.unflatten(flat)))
+    if flat:
+        checkpointer.save(folder.absolute(), ocp.args.PyTreeSave(trees.unflatten(flat)))
 
 
 def read(folder: Path, like: Mapping[str, Any], entries: Mapping[str, dict]) -> dict[str, Any]:
     """{path: an array or a shape, or None} -> {path: array}, placed where the array in `like` is (its sharding), of numpy for
-    None; `entries` are those of the manifest."""
+    None; `entries` are those of the manifest. Raises CheckpointError where the files hold something else."""
     import orbax.checkpoint as ocp
 
     args = {}
@@ -53,18 +61,25 @@ def read(folder: Path, like: Mapping[str, Any], entries: Mapping[str, dict]) -> 
     if args:
         names = trees.unflatten(dict.fromkeys(args, 0))
         restore = ocp.args.PyTreeRestore(names, restore_args=trees.unflatten(args), partial_restore=True)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            found = trees.flatten(checkpointer.restore(folder.absolute(), restore))
-    return {path: _array(path, found.get(path), leaf, entries[path]) for path, leaf in like.items()}
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                flat = trees.flatten(checkpointer.restore(folder.absolute(), restore))
+            found = {path: flat[path] for path in args}
+        except Exception as error:  # Orbax has no class of its own for what is not there
+            raise CheckpointError(f"{folder} could not be read: {type(error).__name__}: {error}") from error
+        for path, numbers in found.items():
+            if not isinstance(numbers, np.ndarray | jax.Array):  # what was given in its place
+                raise CheckpointError(f"{folder} has no {path}, which the manifest names")
+    return {path: _array(folder, path, found.get(path), leaf, entries[path]) for path, leaf in like.items()}
 
 
-def _array(path: str, numbers, leaf, entry: dict):
+def _array(folder: Path, path: str, numbers, leaf, entry: dict):
     dtype = jax.numpy.dtype(entry["dtype"])
     if numbers is None:
         numbers = np.zeros(entry["shape"], dtype)
         numbers = numbers if _on_host(leaf) else jax.device_put(numbers, _sharding(leaf))
     if list(numbers.shape) != entry["shape"] or numbers.dtype != dtype:
-        raise DamagedError(f"{path}: {numbers.dtype} {numbers.shape} was read where the manifest names {entry}")
+        raise DamagedError(f"{folder}: {path} is {numbers.dtype} {numbers.shape} where the manifest names {entry}")
     return jax.random.wrap_key_data(jax.numpy.asarray(numbers), impl=entry["key"]) if "key" in entry else numbers
 
 
@@ -75,7 +90,7 @@ def _numbers(leaf):
 
 
 def _on_host(leaf) -> bool:
-    return leaf is None or isinstance(leaf, np.ndarray | np.generic)
+    return leaf is None or isinstance(leaf, np.ndarray | np.generic | int | float | complex)
 
 
 def _sharding(leaf):

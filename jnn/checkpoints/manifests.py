@@ -5,10 +5,24 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
+from jnn import tree as trees
+
 NAME = "manifest.json"
+# what Orbax stores
+DTYPES = {
+    *("bool", "int2", "int4", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
+    *("float8_e3m4", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+    *("float8_e8m0fnu", "float4_e2m1fn"),
+}
+_DEEPEST = 100  # keys of a path; from about 1,000 on, jaxlib counts wrong and raises RecursionError for good
 _HEAD = re.compile(rb"jnn checkpoint 1 sha256 ([0-9a-f]{64})\n")
 
 
@@ -34,14 +48,13 @@ def seal(folder: Path, arrays: Mapping[str, dict], about: Mapping[str, Any]) -> 
 
     Files are synced before the manifest that vouches for them, the folders with them, and the manifest's own name last: a
     rename may reach the disk before what was renamed."""
-    import jax
-
     import jnn
 
-    files = {str(path.relative_to(folder)): _summed(path, sync=True) for path in _files(folder)}
+    files = {_name(folder, path): _summed(path, sync=True) for path in _files(folder)}
     versions = {"jnn": jnn.__version__, "jax": jax.__version__}
-    manifest = Manifest(dict(arrays), dict(about), versions, files)
-    body = json.dumps(manifest._asdict(), indent=1, allow_nan=False).encode()
+    said = Manifest(dict(arrays), dict(about), versions, files)._asdict()
+    body = json.dumps(said, indent=1, allow_nan=False).encode()
+    manifest = _parsed(folder / NAME, body)
     part = folder / f".{NAME}.part"
     with open(part, "wb") as file:
         file.write(b"jnn checkpoint 1 sha256 " + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
@@ -56,25 +69,69 @@ def seal(folder: Path, arrays: Mapping[str, dict], about: Mapping[str, Any]) -> 
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest, its own checksum compared. Raises CheckpointError where there is none or it is damaged."""
+    """The manifest, its own checksum compared. Raises CheckpointError where there is none, or it is damaged, or of no use."""
     path = folder / NAME
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{folder} is no complete checkpoint: it has no {NAME}") from None
     head = _HEAD.match(text)
     if head is None or hashlib.sha256(text[head.end() :]).hexdigest().encode() != head[1]:
         raise DamagedError(f"{path} is damaged: its text does not have the checksum of its first line")
-    return Manifest(**json.loads(text[head.end() :]))
+    return _parsed(path, text[head.end() :])
+
+
+def _parsed(path: Path, body: bytes) -> Manifest:
+    """Whoever wrote it: what it says is believed from here on."""
+    try:
+        said = json.loads(body)
+        _require_form(said)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} does not have the form of a manifest: {error}") from None
+    return Manifest(**said)
+
+
+def _require_form(said) -> None:
+    """Raises ValueError or TypeError, which says what is not as in `Manifest`."""
+    if not isinstance(said, dict) or said.keys() != set(Manifest._fields):
+        raise ValueError(f"it wants {', '.join(Manifest._fields)}")
+    json.dumps(said, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    for name, part in said.items():
+        if not isinstance(part, dict):
+            raise ValueError(f"{name} is no object")
+    for path, entry in said["arrays"].items():
+        _require_array(path, entry)
+    trees.unflatten(dict.fromkeys(said["arrays"]))
+    for name, entry in said["files"].items():
+        if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
+            raise ValueError(f"the file {name} wants bytes, sha256")
+
+
+def _require_array(path: str, entry) -> None:
+    if path.count("/") >= _DEEPEST:
+        raise ValueError(f"{path[:40]}... has more than {_DEEPEST} keys")
+    if not isinstance(entry, dict) or not {"shape", "dtype"} <= entry.keys() <= {"shape", "dtype", "key"}:
+        raise ValueError(f"{path} wants shape, dtype")
+    shape, dtype = entry["shape"], entry["dtype"]
+    if not isinstance(shape, list) or any(type(length) is not int for length in shape):
+        raise ValueError(f"{path} has the shape {shape}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"{path} has the dtype {dtype}")
+    array = np.empty((0, *shape), jax.numpy.dtype(dtype))  # of no size; the lengths are looked at all the same
+    if "key" in entry:
+        if not isinstance(entry["key"], str):
+            raise ValueError(f"{path} has keys of {entry['key']}")
+        jax.eval_shape(partial(jax.random.wrap_key_data, impl=entry["key"]), array)
 
 
 def verify(folder: Path) -> Manifest:
     """`read`, and every file compared with its checksum. Raises CheckpointError, which names the first that differs."""
     manifest = read(folder)
+    there = {_name(folder, path): path for path in _files(folder)}
     for name, expected in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedError(f"{path} is missing")
+        if name not in there:  # nor is it looked for outside, as "../name" or "/name"
+            raise DamagedError(f"{folder}/{name} is missing")
+        path = there[name]
         found = _summed(path)
         if found["bytes"] != expected["bytes"]:
             raise DamagedError(f"{path} is damaged: it has {found['bytes']} bytes and had {expected['bytes']}")
@@ -102,6 +159,10 @@ def make_folder(folder: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (NAME, f".{NAME}.part"))
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _summed(path: Path, sync: bool = False) -> dict:

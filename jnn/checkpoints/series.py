@@ -1,7 +1,6 @@
 """The checkpoints of a run: a folder for each, named by its step, written in the background and kept as long as asked."""
 
 import os
-import re
 import socket
 import threading
 import time
@@ -50,17 +49,17 @@ def checked(kept: Checkpoints) -> Checkpoints:
 def steps(folder: str | os.PathLike) -> list[int]:
     """Of the complete checkpoints in the folder of a run, ascending: those that have a manifest."""
     folder = Path(folder)
-    there = folder.iterdir() if folder.exists() else ()
-    return sorted(int(path.name) for path in there if _is_step(path.name) and files.is_complete(path))
-
-
-def _is_step(name: str) -> bool:
-    return re.fullmatch("[0-9]{9,}", name) is not None and name == f"{int(name):09d}"
+    return sorted(int(path.name) for path in _folders(folder) if files.is_complete(path)) if folder.exists() else []
 
 
 def at(folder: str | os.PathLike, step: int) -> Path:
     """The checkpoint's own folder."""
     return Path(folder) / f"{step:09d}"
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Of checkpoints, complete or not; a folder that somebody named "7" or "2024" is none."""
+    return [path for path in folder.iterdir() if path.name.isdecimal() and path == at(folder, int(path.name)) and path.is_dir()]
 
 
 def latest(folder: str | os.PathLike, like: Callable[[Manifest], Any]) -> tuple[int, Loaded] | None:
@@ -100,7 +99,7 @@ class Writer:
         manifests.make_folder(Path(kept.folder))
         if processes.is_first():
             self._lock = _locked(Path(kept.folder))
-            for path in Path(kept.folder).iterdir():
+            for path in _folders(Path(kept.folder)):
                 if _is_left(path):
                     files.remove(path)
 
@@ -196,9 +195,9 @@ class Writer:
 
 def _is_left(path: Path) -> bool:
     """Whether it is what a killed process left of a checkpoint, which takes room; nobody else's folder."""
-    if not _is_step(path.name) or not path.is_dir() or files.is_complete(path):
-        return False
-    return all(below.name.startswith(("arrays", f".{manifests.NAME}")) for below in path.iterdir())
+    return not files.is_complete(path) and all(
+        below.name.startswith(("arrays", f".{manifests.NAME}")) for below in path.iterdir()
+    )
 
 
 def _locked(folder: Path):

@@ -59,17 +59,21 @@ def require_metric(found: Collection[str], name: str) -> None:
 def like(manifest: Manifest, train_state) -> dict[str, Any]:
     """What to load: a train_state of this form, and whatever of a record is there."""
     there: Mapping[str, dict] = manifest.arrays
-    record = {path: entry for path, entry in there.items() if not path.startswith("train_state/")}
-    arrays = {path: np.empty(entry["shape"], jax.numpy.dtype(entry["dtype"])) for path, entry in record.items()}
+    record = {path: entry for path, entry in there.items() if path.partition("/")[0] in Record().parts}
+    # of one number each: the memory is that of what is loaded
+    arrays = {path: np.broadcast_to(np.zeros((), entry["dtype"]), entry["shape"]) for path, entry in record.items()}
     return {"train_state": train_state, **trees.unflatten(arrays)}
 
 
 def require_same(manifest: Manifest, about: Mapping[str, Any], folder) -> None:
     """Raises CheckpointError where a checkpoint is that of a run with other arguments."""
-    there = manifest.about["run"]
-    for name, value in about.items():
-        if there.get(name) != value:
+    there = manifest.about.get("run")
+    if not isinstance(there, dict) or "position" not in manifest.about:
+        raise CheckpointError(f"run: the checkpoints in {folder} are not those of a run; give another folder")
+    for name in {**about, **there}:
+        was, value = there.get(name), about.get(name)
+        if was != value:
             raise CheckpointError(
-                f"run: the checkpoints in {folder} are of another run: its {name} was {there.get(name)}, here it is {value}; "
+                f"run: the checkpoints in {folder} are of another run: its {name} was {was}, here it is {value}; "
                 "give another folder, or the same arguments to go on"
             )

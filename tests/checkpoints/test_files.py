@@ -1,5 +1,6 @@
 """One checkpoint: what is saved comes back, bit by bit, or is refused with its file's name."""
 
+import hashlib
 import json
 
 import jax
@@ -94,8 +95,64 @@ def test_a_folder_that_is_not_empty_is_not_written_to(saved, raises):
 
 
 def test_what_is_no_array_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="checkpoints: a/b is no array of numbers: str"):
+    with pytest.raises(TypeError, match="checkpoints: a/b cannot be stored: str of <U4"):
         checkpoints.save(tmp_path / "x", {"a": {"b": "text"}})
+
+
+def test_paths_that_would_be_one_in_the_files_are_refused(tmp_path, raises):
+    with raises(ValueError, "checkpoints: a/w and a.w would be stored as one array: rename one of them"):
+        checkpoints.save(tmp_path / "x", {"a": {"w": jnp.ones(2)}, "a.w": jnp.zeros(2)})
+
+
+@pytest.mark.parametrize("tree", [{}, {"a": jnp.zeros((0, 3)), "b": None}, {"a": jax.random.split(jax.random.key(0), 0)}])
+def test_a_tree_without_any_number_comes_back(tmp_path, tree):
+    checkpoints.save(tmp_path / "one", tree)
+    assert_same_bits(checkpoints.load(tmp_path / "one", tree).tree, tree)
+
+
+def test_numbers_of_python_come_back_as_arrays_of_numpy(tmp_path):
+    tree = {"a": 3, "b": 2.5, "c": True}
+    checkpoints.save(tmp_path / "one", tree)
+    for loaded in (checkpoints.load(tmp_path / "one").tree, checkpoints.load(tmp_path / "one", tree).tree):
+        assert_same_bits(loaded, jax.tree.map(np.asarray, tree))
+
+
+def test_between_large_models_the_first_differences_alone_have_hints(saved):
+    own = {f"block_{i}": {"w": np.zeros(1)} for i in range(1000)}
+    there = {f"blocks_{i}/w": {"shape": [1], "dtype": "float64"} for i in range(1000)}
+    report = checkpoints.files.compared(checkpoints.files.arrays.described(own), there)
+    assert [" (the checkpoint has " in row for row in report.added] == [i < 20 for i in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ("3", "arrays is no object"),
+        ('{"a": 3}', "a wants shape, dtype"),
+        ('{"a": {"shape": [-1], "dtype": "int8"}}', "negative dimensions are not allowed"),
+        ('{"a": {"shape": [], "dtype": "object"}}', "a has the dtype object"),
+        ('{"%s": {"shape": [], "dtype": "int8"}}' % ("a/" * 100), f"{'a/' * 20}... has more than 100 keys"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(tmp_path, raises, arrays, problem):
+    path, body = tmp_path / "manifest.json", f'{{"arrays": {arrays}, "about": {{}}, "versions": {{}}, "files": {{}}}}'
+    path.write_text(f"jnn checkpoint 1 sha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+    with raises(CheckpointError, f"{path} does not have the form of a manifest: {problem}"):
+        checkpoints.load(tmp_path)
+
+
+def test_a_manifest_leads_to_no_file_outside_and_to_no_array_that_is_not_there(tmp_path, raises):
+    checkpoints.save(tmp_path / "one", {"a": jnp.ones(2)})
+    path = tmp_path / "one" / "manifest.json"
+    said = json.loads(path.read_text().split("\n", 1)[1])
+    for part, message in (
+        ({"files": {"../one/manifest.json": {"bytes": 1, "sha256": ""}}}, f"{tmp_path}/one/../one/manifest.json is missing"),
+        ({"arrays": {"b": said["arrays"]["a"]}}, f"{tmp_path}/one/arrays has no b, which the manifest names"),
+    ):
+        body = json.dumps({**said, **part})
+        path.write_text(f"jnn checkpoint 1 sha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+        with raises(CheckpointError, message):
+            checkpoints.load(tmp_path / "one")
 
 
 def test_without_a_manifest_it_is_no_checkpoint(saved, tmp_path, raises):

@@ -13,8 +13,9 @@ import pytest
 
 import jnn
 from jnn import checkpoints
-from jnn.checkpoints import CheckpointError, Checkpoints
+from jnn.checkpoints import CheckpointError, Checkpoints, Manifest
 from jnn.runs import run
+from jnn.runs.record import require_same
 
 rng = np.random.default_rng(0)
 DATA = rng.normal(size=(64, 6)).astype(np.float32), rng.integers(0, 3, 64).astype(np.int32)
@@ -111,6 +112,22 @@ def test_checkpoints_of_another_run_are_refused(tmp_path, raises, changed, name,
         "give another folder, or the same arguments to go on",
     ):
         going(steps=4, checkpoint=tmp_path, **changed)
+
+
+@pytest.mark.parametrize(
+    ("about", "problem"),
+    [
+        (
+            {"run": {"batch_size": None, "stream": "Stream"}, "position": 0},
+            "of another run: its stream was Stream, here it is None",
+        ),
+        ({"run": {"batch_size": None}}, "not those of a run; give another folder"),
+        ({}, "not those of a run; give another folder"),
+    ],
+)
+def test_checkpoints_of_a_stream_or_of_no_run_are_refused(about, problem):
+    with pytest.raises(CheckpointError, match=f"^run: the checkpoints in here are {problem}"):
+        require_same(Manifest({}, about, {}, {}), {"batch_size": None}, "here")
 
 
 def test_checkpoints_of_another_model_are_refused_by_paths(tmp_path):

@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
+from test_pattern_fuzz import axes_of, cut, specs
 
 import jnn
 from experiments import pretrain_gpt
@@ -202,12 +205,48 @@ def test_the_devices_fill_the_mesh(raises):
         ({"w": P("data")}, "shardings: up/w (6, 16): 4 devices do not divide its axis of 6"),
         ({"w": P(None, ("data", "model")), "b": P("data")}, "shardings: up/b (6,): 4 devices do not divide its axis of 6"),
         ({"up/w": P(), "uup": P()}, "shardings: no path contains 'uup'; there are up/b, up/w"),
+        ({"up": P(), "w": P()}, "shardings: the patterns before it take all that 'w' would"),
+        ({"b": P("expert", None)}, "shardings: up/b: the mesh has no axis 'expert', but data, model"),
+        ({"w": P("model", ("model",))}, "shardings: up/w: P('model', 'model') names the axis 'model' twice"),
+        ({"w": P(P.UNCONSTRAINED)}, "shardings: up/w: the mesh has no axis UNCONSTRAINED, but data, model"),
+        ({"w": sharding.fully("expert", least=1)}, "shardings: up/w: the mesh has no axis 'expert', but data, model"),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(raises, rules, message):
     tree = {"up": {"w": jax.ShapeDtypeStruct((6, 16), jnp.float32), "b": jax.ShapeDtypeStruct((6,), jnp.float32)}}
     with raises(ValueError, message):
         sharding.shardings(tree, sharding.mesh(data=4, model=2), rules)
+
+
+MESHES = [{"data": 8}, {"data": 4, "model": 2}, {"model": 8, "data": 1}, {"model": 2, "data": 2, "expert": 2}]
+
+
+@pytest.mark.slow
+@given(st.lists(st.sampled_from([0, 1, 2, 4, 6, 8]), max_size=4), specs, st.sampled_from(MESHES))
+def test_each_device_holds_the_part_that_a_spec_says(shape, spec, axes):
+    mesh, array = sharding.mesh(**axes), np.arange(np.prod(shape)).reshape(shape).astype(np.float32)
+    part = cut(array.shape, spec, mesh)
+    if part is None:
+        with pytest.raises(ValueError, match=r"^shardings: a/w"):
+            sharding.shardings({"a": {"w": array}}, mesh, {"w": spec})
+        return
+    lying = jax.device_put(array, sharding.shardings({"a": {"w": array}}, mesh, {"w": spec})["a"]["w"])
+    cuts = axes_of(spec) if len(spec) <= len(shape) else []
+    shards = {shard.device: shard.data for shard in lying.addressable_shards}
+    assert len(shards) == 8
+    for place in np.ndindex(mesh.devices.shape):
+        at = dict(zip(mesh.axis_names, place, strict=True))
+        expected = array
+        for axis, names in enumerate(cuts):
+            for name in names:  # the first cuts into the largest pieces
+                expected = np.split(expected, axes[name], axis)[at[name]] if expected.shape[axis] else expected
+        assert expected.shape == part
+        np.testing.assert_array_equal(shards[mesh.devices[place]], expected)
+
+
+def test_what_is_no_rule_is_refused(raises):
+    with raises(TypeError, "shardings: rules are patterns to PartitionSpecs or `fully`, got 'w': ('data',)"):
+        sharding.shardings({"w": np.ones(8)}, sharding.mesh(data=8), {"w": ("data",)})
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(raises):
