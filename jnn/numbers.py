@@ -50,7 +50,7 @@ def require_positive(owner: str, name: str, value) -> None:
 
 
 def _is_between(value, low, high) -> bool:
-    return is_real(value) and (isinstance(value, Tracer) or bool(low <= np.asarray(value) <= high))
+    return is_real(value) and (isinstance(value, Tracer) or low <= np.asarray(value).item() <= high)
 
 
 def is_real(value) -> bool:

@@ -75,7 +75,7 @@ def layer_norm(*, eps=1e-5) -> Layer:
     def apply(params, state, x, *, key=None, train=False):
         scale, bias = _learned("layer_norm", params, x, "scale", "bias")
         values = x.astype(wide(x.dtype))
-        y = _standardized(values, jnp.asarray(eps).astype(values.dtype))
+        y = _standardized(values, jnp.asarray(eps, values.dtype))
         return (y * scale + bias).astype(x.dtype), state
 
     return Layer(init, apply)
@@ -176,7 +176,7 @@ def _moments(x, axes, axis_name=None):
 
 
 def _scaled(centred, var, eps, scale, bias, dtype):
-    factor = jax.lax.rsqrt(var + jnp.asarray(eps).astype(var.dtype)) * scale
+    factor = jax.lax.rsqrt(var + jnp.asarray(eps, var.dtype)) * scale
     return (centred * factor + bias).astype(dtype)
 
 
