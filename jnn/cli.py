@@ -45,7 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs `jnn` with these arguments and returns its exit code: 0, 2 for bad input, 130 after Ctrl-C, 1 where the report
     could not be written."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    for text in given:
+        if text.startswith("--") and text.endswith("=--"):  # argparse takes the value for an empty list
+            parser.error(f"{text} gives no value")
+    options = parser.parse_args(given)
     try:
         return options.run(options)
     except (InputError, DataError) as error:
@@ -347,10 +351,10 @@ def _shape(text: str):
     sizes, _, dtype = text.partition(":")
     try:
         shape = [whole("summary", "a size", int(size), least=0) for size in _names(sizes)]
-        kind = jnp.dtype(dtype or "float32")
-        if any(jnp.issubdtype(kind, numbers) for numbers in (jnp.number, jnp.bool_)):
+        kind = getattr(jnp, dtype or "float32")
+        if isinstance(kind, type(jnp.float32)):
             return jax.ShapeDtypeStruct(shape, kind)
-    except (TypeError, ValueError, SyntaxError):  # numpy reads a text with commas as Python
+    except (AttributeError, ValueError):
         pass
     raise InputError(f"an input is given as SHAPE or SHAPE:DTYPE, as in 1,28,28,1 or 8,128:int32, got {text!r}")
 

@@ -222,8 +222,10 @@ def precision(layer, compute=jnp.bfloat16) -> Layer:
     stays). Parameters and names are the layer's own. Micikevicius et al. 2018.
     """
     child = as_layer(layer)
-    with contextlib.suppress(TypeError, ValueError, SyntaxError):  # numpy reads a text with commas as Python
-        compute = compute if compute is None else jnp.dtype(compute)  # numpy's None is float64
+    # numpy takes None for float64, an array for its dtype, and a text with commas for Python
+    if not isinstance(compute, type(None) | np.generic | np.ndarray | jax.Array):
+        with contextlib.suppress(TypeError, ValueError, SyntaxError):
+            compute = jnp.dtype(compute)
     if not isinstance(compute, np.dtype) or not jnp.issubdtype(compute, jnp.floating):
         raise ValueError(f"precision: compute must be a floating-point dtype, got {shown(compute, str)}")
 

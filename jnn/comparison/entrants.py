@@ -16,6 +16,7 @@ from jnn.comparison.errors import CandidateError, InputError, did_you_mean
 from jnn.comparison.imports import imported
 from jnn.comparison.spaces import SPACES, UNKNOWN, Space, fixed
 from jnn.comparison.tasks import Task
+from jnn.numbers import shown
 from jnn.optim.averages import judges_by_others
 from jnn.optim.updates import call_update, difference
 from jnn.trainings import training
@@ -67,7 +68,7 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
     """Checks a factory's signature against its space, which the first hyperparameter in the table of spaces completes, a
     learning rate for most; with `wide` all that the table has for it."""
     if not callable(factory):
-        raise InputError(f"{name}: expected a function of hyperparameters, got {type(factory).__name__} {factory!r}")
+        raise InputError(f"{name}: expected a function of hyperparameters, got {type(factory).__name__} {shown(factory)}")
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):  # of some that are defined in C
@@ -85,7 +86,7 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
         if not isinstance(interval, Space | int | float | np.number):
             raise InputError(
                 f"the space of {name}'s {hyperparameter} is jnn.log_uniform(low, high), jnn.uniform(low, high) or a number, "
-                f"got {interval!r}"
+                f"got {shown(interval)}"
             )
     full: dict[str, Any] = dict(space)
     known = _known_spaces(factory)

@@ -51,17 +51,17 @@ def make_plan(
     """Checks everything that can be checked without training. Raises InputError or DataError."""
     for argument, value in (("optimizers", optimizers), ("spaces", spaces)):
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-            raise InputError(f"{argument} must be a dict with names as keys, got {value!r}")
+            raise InputError(f"{argument} must be a dict with names as keys, got {shown(value)}")
     require_whole("studies", studies, 2)
     trials = _budgets("trials", trials, optimizers, unequal)
     steps = _budgets("steps", steps, optimizers, unequal)
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise InputError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
+        raise InputError(f"seed must be a whole number in [0, 2**32), got {shown(seed)}")
     if not isinstance(margin, int | float) or not 0 <= margin < 1:
-        raise InputError(f"margin is a share of the reference's loss and lies in [0, 1), got {margin}")
+        raise InputError(f"margin is a share of the reference's loss and lies in [0, 1), got {shown(margin, str)}")
     for name, space in spaces.items():
         if not isinstance(space, Mapping):
-            raise InputError(f"spaces[{name!r}] must be a dict from hyperparameters to spaces, got {space!r}")
+            raise InputError(f"spaces[{name!r}] must be a dict from hyperparameters to spaces, got {shown(space)}")
     try:
         given = [] if isinstance(tasks, str) else list(tasks)
     except TypeError:
@@ -80,7 +80,7 @@ def make_plan(
     if len(set(names)) < len(names):
         raise InputError(f"a task is named twice: {', '.join(names)}")
     if not isinstance(reference, str) or reference not in optimizers:
-        raise InputError(f"the reference {reference!r} is not among the optimizers {', '.join(optimizers) or '(none)'}")
+        raise InputError(f"the reference {shown(reference)} is not among the optimizers {', '.join(optimizers) or '(none)'}")
     if len(optimizers) < 2:
         raise InputError(f"there is nothing to compare {reference} with: give at least one other optimizer")
     for name in spaces:
@@ -139,7 +139,7 @@ def make_plan(
 
 def require_whole(name: str, value, least: int):
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        why = ": an interval needs at least two" if name == "studies" and value == 1 else ""
+        why = ": an interval needs at least two" if name == "studies" and isinstance(value, int) and value == 1 else ""
         raise InputError(f"{name} must be a whole number of at least {least}, got {shown(value, str)}{why}")
     if value > LARGEST:
         raise InputError(f"{name} must be at most {LARGEST}, got {shown(value, str)}")

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jnn.comparison.errors import InputError
 from jnn.numbers import is_real, shown
@@ -63,6 +64,7 @@ def _number(what: str, value) -> float:
     """One that is a number in float32 too, as hyperparameters are where they run."""
     if not is_real(value):
         raise InputError(f"{what} is made of numbers, got {shown(value)}")
+    value = np.asarray(value).item()
     if not abs(value) <= _MOST:
         raise InputError(f"{what} is made of finite numbers, at most {_MOST:.3g} in size, got {shown(value, str)}")
     if 0 < abs(value) < _LEAST:

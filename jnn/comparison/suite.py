@@ -387,7 +387,7 @@ def find_task(task: "str | Task", size: str = "quick") -> Task:
     size: "quick" or "full"; a function of your own is told it where it takes `size`.
     Raises InputError for what is not there, CandidateError where the user's code raises."""
     if not isinstance(size, str) or size not in ("quick", "full"):
-        raise InputError(f"a size is 'quick' or 'full', got {size!r}")
+        raise InputError(f"a size is 'quick' or 'full', got {shown(size)}")
     if isinstance(task, Task):
         return task
     if not isinstance(task, str):

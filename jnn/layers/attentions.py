@@ -141,7 +141,7 @@ def attention(
         return queries, memory
 
     def head_size(width):
-        if width % heads:
+        if width % heads or not width:
             raise LayerError("attention", f"{heads} heads do not divide {width} features")
         if rotary and width // heads % 2:
             raise LayerError("attention", f"rotary needs heads of even size, got {width} features by {heads} heads")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arbitrary import JUNK
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,20 +86,6 @@ def pads_of(padding, axes):
     return [(whole(low, 0), whole(high, 0)) for low, high in padding]
 
 
-HUGE = [2**31 - 1, 2**31, 2**32, 2**62, 2**63, 2**64, 10**400, -(2**31), -(2**63), 10**5000]
-JUNK = st.one_of(
-    st.sampled_from([-1, 0, *HUGE]),
-    st.integers(),
-    st.floats() | st.just(float("nan")),
-    st.none() | st.booleans() | st.text(max_size=5) | st.binary(max_size=3) | st.complex_numbers(max_magnitude=9),
-    st.lists(st.integers(-1, 4) | st.floats(), max_size=4) | st.tuples(st.integers(0, 9)) | st.just({}),
-    st.sampled_from(
-        [np.int8(3), np.uint64(2**63), np.int64(-5), np.float16(2), np.float64("inf"), np.bool_(True), np.str_("3")]
-    ),
-    st.sampled_from([np.array(3), np.array(0.5), np.array([3]), np.array("a"), np.array([2, 3]), np.datetime64(3, "s")]),
-    st.builds(lambda number: jnp.asarray(number), st.sampled_from([3, 0.25, [1, 2], 2j])) | st.just(KEY),
-    st.sampled_from(["SAME", "VALID", "same", "concat", "mean", "float32", "f4,,", "٣"]),
-)
 SIZE = st.integers(1, 6) | st.sampled_from([1, 2, 2**31 - 1, np.int32(2), np.array(2)])
 SHARE = st.floats(0, 1) | st.sampled_from([0, 1, True, np.float32(0.5), np.array(0.25), jnp.float32(0.5)])
 EPS = st.floats(0, 1) | st.sampled_from([0, 1e-5, np.float32(1e-6), jnp.float32(1e-3)])
@@ -242,7 +229,8 @@ def norm(names, x):
 
 
 def batch_norm(x, train, momentum, eps):
-    real(momentum, 1), real(eps, 3e38)
+    real(momentum, 1)
+    real(eps, 3e38)
     floating(x)
     require(not train or math.prod(x.shape[:-1]) >= 2)
     return norm(("scale", "bias"), x)._replace(state={"mean": x.shape[-1:], "var": x.shape[-1:]})
@@ -336,7 +324,7 @@ def attention(x, train, heads, kv_heads, causal, rotary, cache):
     require(cache is None or causal)
     as_parameters(x, 2)
     width = x.shape[-1]
-    require(width % heads == 0 and not (rotary and width // heads % 2))
+    require(width > 0 and width % heads == 0 and not (rotary and width // heads % 2))
     require(cache is None or (x.shape[-2] <= cache and not train))
     wide = {"q": width, "k": kv_heads * width // heads, "v": kv_heads * width // heads, "out": width}
     params = {f"{name}/{part}": shape for name, n in wide.items() for part, shape in (("w", (width, n)), ("b", (n,)))}
