@@ -39,17 +39,18 @@ def wholes(owner: str, name: str, values) -> tuple[int, ...]:
 
 def require_share(owner: str, what: str, value) -> None:
     """Raises ValueError unless `value` is one number in [0, 1]; of a traced one only shape and dtype are known."""
-    if not _is_between(value, 0, 1):
+    if not is_between(value, 0, 1):
         raise ValueError(f"{owner}: {what} and lies in [0, 1], got {shown(value, str)}")
 
 
 def require_positive(owner: str, name: str, value) -> None:
     """Raises ValueError unless `value` is one finite number, 0 or more; of a traced one only shape and dtype are known."""
-    if not _is_between(value, 0, float(jnp.finfo(jnp.float32).max)):
+    if not is_between(value, 0, float(jnp.finfo(jnp.float32).max)):
         raise ValueError(f"{owner}: {name} must be one finite number, 0 or more, got {shown(value)}")
 
 
-def _is_between(value, low, high) -> bool:
+def is_between(value, low, high) -> bool:
+    """Whether `value` is one real number between two; of a traced one only shape and dtype are known."""
     return is_real(value) and (isinstance(value, Tracer) or low <= np.asarray(value).item() <= high)
 
 
