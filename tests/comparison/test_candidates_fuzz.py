@@ -52,13 +52,27 @@ def space_of(text: str):
     return (low, high, scale) if fits(low, high, scale) else None
 
 
+def text_of(low, high, scale, short=True) -> str:
+    if scale == "fixed":
+        return f"{low!r}"
+    return f"{low!r}:{high!r}" if short and scale == "log" else f"{low!r}:{high!r}:{scale}"
+
+
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
-LIMITS = FLOATS | st.floats(TINY, 1) | st.sampled_from([0.0, 1.0, 1e-4, 0.9, TINY, MOST, -MOST])
+LIMITS = (
+    FLOATS
+    | st.floats(TINY, 1)
+    | st.floats(-1e3, 1e3).filter(lambda x: abs(x) >= TINY)
+    | st.sampled_from([0.0, 1.0, 1e-4, 0.9, TINY, MOST, -MOST])
+)
 NUMBERS = st.sampled_from(["1e-4", "1", "0.5", "-1", "0", "nan", "inf", "-inf", "1e400", "1e-400", "1_0", "٣", " 2", ""])
 SPACES = st.builds(
     lambda parts, end: ":".join([*parts, *end]),
     st.lists(NUMBERS | LIMITS.map(repr), min_size=1, max_size=3),
     st.lists(st.sampled_from(["log", "linear", "complement", "fixed", "Log", ""]), max_size=1),
+)
+SPACES |= st.builds(
+    lambda limits, scale: text_of(*sorted(limits), scale), st.tuples(LIMITS, LIMITS), st.sampled_from(["log", "linear"])
 )
 KINDS = {"log": spaces.log_uniform, "linear": spaces.uniform, "complement": spaces.complement_log_uniform}
 
@@ -75,12 +89,18 @@ def test_a_space_of_any_text(text):
         assert found[:3] == wanted
 
 
-@given(LIMITS, LIMITS, st.sampled_from([*KINDS, "fixed"]), st.lists(st.floats(0, 1), min_size=2, max_size=4).map(sorted))
-def test_a_space_comes_back_from_its_text_and_holds_what_is_drawn_from_it(low, high, scale, points):
+@given(
+    LIMITS,
+    LIMITS,
+    st.sampled_from([*KINDS, "log", "fixed"]),
+    st.booleans(),
+    st.lists(st.floats(0, 1), min_size=2, max_size=4).map(sorted),
+)
+def test_a_space_comes_back_from_its_text_and_holds_what_is_drawn_from_it(low, high, scale, short, points):
     low, high = (low, low) if scale == "fixed" else sorted((low, high))
     if not fits(low, high, scale):
         return
-    space = spaces.parse(f"{low!r}" if scale == "fixed" else f"{low!r}:{high!r}:{scale}")
+    space = spaces.parse(text_of(low, high, scale, short))
     assert space[:3] == (low, high, scale)
     if scale != "fixed":
         assert KINDS[scale](low, high) == space
@@ -288,8 +308,7 @@ def test_a_command_line_says_what_was_written(
     arguments += [] if steps is None else [f"--steps={steps}"]
     arguments += ["--candidate=mine.py:mine"] * mine
     for (name, hyperparameter), (low, high, scale) in given.items():
-        text = f"{low!r}" if scale == "fixed" else f"{low!r}:{high!r}:{scale}"
-        arguments.append(f"--space={name}.{hyperparameter}={text}")
+        arguments.append(f"--space={name}.{hyperparameter}={text_of(low, high, scale)}")
     found = plan_of(arguments, capsys)
     assert found is not None
     plan, _ = found
