@@ -113,8 +113,10 @@ TOKENS = ["int32"] * 12 + ["int8", "uint8", "uint32", "int4", "bool", "float32"]
 NO_ARRAYS = [None, 3, 2.5, "text", b"", [1.0, 2.0], {}, {"x": np.ones(3)}, (), (1.0, 2.0), object(), jnn.dense]
 
 
-def arrays(dtypes=DTYPES, axes=5, largest=8):
-    shapes = st.lists(st.sampled_from([*range(largest + 1), *range(1, largest + 1), *range(1, 4)]), max_size=axes).map(tuple)
+def arrays(dtypes=DTYPES, axes=5, largest=8, least=0):
+    shapes = st.lists(
+        st.sampled_from([*range(largest + 1), *range(1, largest + 1), *range(1, 4)]), min_size=least, max_size=axes
+    ).map(tuple)
     return st.builds(jax.ShapeDtypeStruct, shapes, st.sampled_from(dtypes).map(jnp.dtype))
 
 
@@ -413,25 +415,32 @@ def serial(x, train, first, second):
     return Shapes({f"dense_{i}/{name}": shape for i, p in ((0, one), (2, two)) for name, shape in p.items()}, z)
 
 
-WINDOW = SIZE | st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
-PADDING = st.sampled_from(["SAME", "VALID"]) | st.integers(0, 3) | st.lists(st.tuples(*[st.integers(0, 3)] * 2), max_size=3)
-STEP = st.integers(1, 3) | st.lists(st.integers(1, 3), min_size=1, max_size=3) | st.just(2**31 - 1)
+LITTLE = st.integers(1, 3)  # most of the time, as the lists must be of one length
+WINDOW = LITTLE | LITTLE | SIZE | st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
+PADDING = (
+    st.sampled_from(["SAME", "VALID"])
+    | st.sampled_from(["SAME", "VALID"])
+    | st.integers(0, 2)
+    | st.lists(st.tuples(*[st.integers(0, 3)] * 2), max_size=3)
+)
+STEP = LITTLE | LITTLE | LITTLE | st.lists(st.integers(1, 3), min_size=1, max_size=3) | st.just(2**31 - 1)
 SLIDE = {"window": WINDOW, "stride": STEP, "padding": PADDING}
 CONV = {**SLIDE, "features": SIZE, "dilation": STEP, "groups": st.sampled_from([1, 1, 2, 3])}
 SLIDE_OR_TILE = {**SLIDE, "stride": st.none() | STEP}
 CACHE = st.none() | SIZE
 SEQUENCES = arrays(axes=4)
+IMAGES = arrays(least=2)
 FEATURES = {"features": SIZE}
 
 ROWS = [
     Row("dense", jnn.dense, FEATURES, dense, arrays()),
     Row("maxout", jnn.maxout, {**FEATURES, "pieces": st.integers(1, 4)}, maxout, arrays()),
-    Row("conv", jnn.conv, CONV, convolution(slid), arrays()),
-    Row("conv_transpose", jnn.conv_transpose, CONV, convolution(slid_back), arrays()),
-    Row("max_pool", jnn.max_pool, SLIDE_OR_TILE, pool, arrays()),
-    Row("avg_pool", jnn.avg_pool, SLIDE_OR_TILE, pool, arrays()),
-    Row("global_avg_pool", jnn.global_avg_pool, {"axes": st.integers(1, 4)}, global_pool, arrays()),
-    Row("global_max_pool", jnn.global_max_pool, {"axes": st.integers(1, 4)}, global_pool, arrays()),
+    Row("conv", jnn.conv, CONV, convolution(slid), IMAGES),
+    Row("conv_transpose", jnn.conv_transpose, CONV, convolution(slid_back), IMAGES),
+    Row("max_pool", jnn.max_pool, SLIDE_OR_TILE, pool, IMAGES),
+    Row("avg_pool", jnn.avg_pool, SLIDE_OR_TILE, pool, IMAGES),
+    Row("global_avg_pool", jnn.global_avg_pool, {"axes": st.integers(1, 4)}, global_pool, IMAGES),
+    Row("global_max_pool", jnn.global_max_pool, {"axes": st.integers(1, 4)}, global_pool, IMAGES),
     Row("flatten", jnn.flatten, {"axes": st.integers(1, 4)}, flatten, arrays()),
     Row("batch_norm", jnn.batch_norm, {"momentum": SHARE, "eps": EPS}, batch_norm, arrays()),
     Row("layer_norm", jnn.layer_norm, {"eps": EPS}, layer_norm, arrays()),
