@@ -21,6 +21,7 @@ from jnn.comparison.spaces import parse
 from jnn.comparison.store import IDENTITY, digest, identity
 from jnn.comparison.suite import DEFAULT_TASKS, SUITE, TASKS
 from jnn.data import DataError
+from jnn.numbers import whole
 
 DEFAULT_AGAINST = "momentum,optax:adamw,optax:lion"
 
@@ -44,7 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs `jnn` with these arguments and returns its exit code: 0, 2 for bad input, 130 after Ctrl-C, 1 where the report
     could not be written."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    for text in given:
+        if text.startswith("--") and text.endswith("=--"):  # argparse takes the value for an empty list
+            parser.error(f"{text} gives no value")
+    options = parser.parse_args(given)
     try:
         return options.run(options)
     except (InputError, DataError) as error:
@@ -318,11 +323,20 @@ def _summary(options) -> int:
     shapes = [_shape(text) for text in options.inputs]
     try:
         if not isinstance(model, tuple) and not inspect.signature(model).parameters:
-            model = model()
+            model = _made(options.model, model)
         _print(jnn.summary(model, shapes[0] if len(shapes) == 1 else tuple(shapes)))
+    except CandidateError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{options.model} with {' '.join(options.inputs)}: {error}") from error
     return 0
+
+
+def _made(spec: str, make: Callable):
+    try:
+        return make()
+    except (Exception, SystemExit) as error:
+        raise CandidateError(f"{spec} raises {type(error).__name__}: {error}") from error
 
 
 def _is_model(found) -> bool:
@@ -336,9 +350,13 @@ def _shape(text: str):
 
     sizes, _, dtype = text.partition(":")
     try:
-        return jax.ShapeDtypeStruct([int(size) for size in _names(sizes)], jnp.dtype(dtype or "float32"))
-    except (TypeError, ValueError):
-        raise InputError(f"an input is given as SHAPE or SHAPE:DTYPE, as in 1,28,28,1 or 8,128:int32, got {text!r}") from None
+        shape = [whole("summary", "a size", int(size), least=0) for size in _names(sizes)]
+        kind = getattr(jnp, dtype or "float32")
+        if isinstance(kind, type(jnp.float32)):
+            return jax.ShapeDtypeStruct(shape, kind)
+    except (AttributeError, ValueError):
+        pass
+    raise InputError(f"an input is given as SHAPE or SHAPE:DTYPE, as in 1,28,28,1 or 8,128:int32, got {text!r}")
 
 
 def _print(renderable):
@@ -401,7 +419,10 @@ def _spaces(texts: list[str]) -> dict:
         optimizer, dot, hyperparameter = target.rpartition(".")
         if not (equals and dot):
             raise InputError(f"a space is given as OPTIMIZER.HYPERPARAMETER=LOW:HIGH, got {text!r}")
-        found.setdefault(optimizer, {})[hyperparameter] = parse(space)
+        of_optimizer = found.setdefault(optimizer, {})
+        if hyperparameter in of_optimizer:
+            raise InputError(f"the space of {target} is given twice")
+        of_optimizer[hyperparameter] = parse(space)
     return found
 
 

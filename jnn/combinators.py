@@ -1,15 +1,17 @@
 """Layers made of layers."""
 
+import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jnn import tree
 from jnn.activations import identity
 from jnn.errors import LayerError
 from jnn.layers.checks import describe
-from jnn.numbers import whole, wide
+from jnn.numbers import require_one_of, shown, whole, wide
 from jnn.pairs import (
     as_layer,
     call,
@@ -91,8 +93,7 @@ def branch(*layers, merge: str = "concat", **named) -> Layer:
     Parameters: one entry for each child that has some, called as in `serial`.
     Raises LayerError when the outputs do not fit: other dtypes, or other shapes (but for the last axis under "concat").
     """
-    if merge not in ("concat", "sum", "tuple"):
-        raise ValueError(f'branch: merge must be "concat", "sum" or "tuple", got {merge!r}')
+    require_one_of("branch", "merge", merge, "concat", "sum", "tuple")
     children = named_children("branch", layers, named)
     if not children:
         raise ValueError("branch: needs at least one layer")
@@ -221,9 +222,12 @@ def precision(layer, compute=jnp.bfloat16) -> Layer:
     stays). Parameters and names are the layer's own. Micikevicius et al. 2018.
     """
     child = as_layer(layer)
-    compute = jnp.dtype(compute)
-    if not jnp.issubdtype(compute, jnp.floating):
-        raise ValueError(f"precision: compute must be a floating-point dtype, got {compute}")
+    # numpy takes None for float64, an array for its dtype, and a text with commas for Python
+    if not isinstance(compute, type(None) | np.generic | np.ndarray | jax.Array):
+        with contextlib.suppress(TypeError, ValueError, SyntaxError):
+            compute = jnp.dtype(compute)
+    if not isinstance(compute, np.dtype) or not jnp.issubdtype(compute, jnp.floating):
+        raise ValueError(f"precision: compute must be a floating-point dtype, got {shown(compute, str)}")
 
     def init(key, x):
         # what meets the float32 parameters while shapes travel must be float32, whatever the data are

@@ -1,23 +1,29 @@
 """Numbers as arguments: whole ones that fix a structure, and the dtype in which real ones are computed."""
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+LARGEST = 2**31 - 1  # of int32, which places in arrays and steps are counted in
 
-def whole(owner: str, name: str, value, least: int = 1) -> int:
-    """`value` as a Python integer of at least `least`. Raises TypeError or ValueError that begins with the owner."""
+
+def whole(owner: str, name: str, value, least: int = 1, most: int = LARGEST) -> int:
+    """`value` as a Python integer from `least` to `most`. Raises TypeError or ValueError that begins with the owner."""
     try:
         number = operator.index(value)
     except TypeError:
-        got = f"{value.dtype} {value.shape}" if hasattr(value, "shape") else repr(value)
+        got = f"{value.dtype} {value.shape}" if hasattr(value, "shape") else shown(value)
         hint = f"; to be a layer, {owner} must be called first, as in {owner}({least})" if hasattr(value, "shape") else ""
         raise TypeError(f"{owner}: {name} must be a whole number, got {got}{hint}") from None
     if number < least:
-        raise ValueError(f"{owner}: {name} must be at least {least}, got {number}")
+        raise ValueError(f"{owner}: {name} must be at least {least}, got {shown(number)}")
+    if number > most:
+        raise ValueError(f"{owner}: {name} must be at most {most}, got {shown(number)}")
     return number
 
 
@@ -26,15 +32,49 @@ def wholes(owner: str, name: str, values) -> tuple[int, ...]:
     try:
         values = tuple(values)
     except TypeError:
-        raise TypeError(f"{owner}: {name} must be a sequence of whole numbers, as ({values!r},) is, got {values!r}") from None
+        got = shown(values)
+        raise TypeError(f"{owner}: {name} must be a sequence of whole numbers, as ({got},) is, got {got}") from None
     return tuple(whole(owner, name, value) for value in values)
 
 
 def require_share(owner: str, what: str, value) -> None:
-    """Raises ValueError unless `value` is one number in [0, 1]; of a traced one only the shape is known."""
-    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.shape(value) == ()
-    if not is_number or not (isinstance(value, Tracer) or 0 <= np.asarray(value) <= 1):
-        raise ValueError(f"{owner}: {what} and lies in [0, 1], got {value}")
+    """Raises ValueError unless `value` is one number in [0, 1]; of a traced one only shape and dtype are known."""
+    if not is_between(value, 0, 1):
+        raise ValueError(f"{owner}: {what} and lies in [0, 1], got {shown(value, str)}")
+
+
+def require_positive(owner: str, name: str, value) -> None:
+    """Raises ValueError unless `value` is one finite number, 0 or more; of a traced one only shape and dtype are known."""
+    if not is_between(value, 0, float(jnp.finfo(jnp.float32).max)):
+        raise ValueError(f"{owner}: {name} must be one finite number, 0 or more, got {shown(value)}")
+
+
+def is_between(value, low, high) -> bool:
+    """Whether `value` is one real number between two; of a traced one only shape and dtype are known."""
+    return is_real(value) and (isinstance(value, Tracer) or low <= np.asarray(value).item() <= high)
+
+
+def is_real(value) -> bool:
+    """Whether `value` is one real number, Python's, numpy's or jax's, known or traced."""
+    if not isinstance(value, np.number | np.ndarray | jax.Array):
+        return isinstance(value, int | float)
+    return not value.shape and any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
+
+
+def shown(value, form: Callable[[Any], str] = repr) -> str:
+    """`value` in a message, cut where it is long."""
+    try:
+        text = form(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = f"a {type(value).__name__} of too many digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def require_one_of(owner: str, name: str, value, *names: str) -> None:
+    """Raises ValueError unless `value` is one of the names."""
+    if not isinstance(value, str) or value not in names:
+        *first, last = map(repr, names)
+        raise ValueError(f"{owner}: {name} must be {', '.join(first)} or {last}, got {shown(value)}")
 
 
 def is_by_index(owner: str, prediction, target) -> bool:

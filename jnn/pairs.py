@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jnn.errors import LayerError, at
+from jnn.numbers import shown
 from jnn.types import Layer, factory, is_pair
 
 
@@ -58,7 +59,7 @@ def _refuse_what_is_no_function(layer):
             hint = "wrap it, as in jnn.interop.linen(module)"
         raise TypeError(f"{name} is a module that holds its own parameters: {hint}")
     if not callable(layer):
-        raise TypeError(f"expected a Layer or a function of one array, got {type(layer).__name__} {layer!r}")
+        raise TypeError(f"expected a Layer or a function of one array, got {type(layer).__name__} {shown(layer)}")
     factories = ("jnn.layers", "jnn.combinators", "jnn.compositions", "jnn.models")
     is_public = not getattr(layer, "__name__", "_").startswith("_")
     if is_public and (getattr(layer, "__module__", None) or "").startswith(factories):

@@ -96,6 +96,12 @@ def here(tmp_path, monkeypatch):
         (["--vary", "width=8,16"], "digits-linear has no setting 'width'"),
         (["--vary", "steps=10,10"], "vary: steps needs values, each once"),
         (["--vary", "steps=10", "--dry-run"], "--vary does not go together with"),
+        (["--space", "sgd.b=1", "--space", "sgd.b=2"], "the space of sgd.b is given twice"),
+        (["--candidate", ":mine"], "there is no module ''"),
+        (["--candidate", "builtins:dict"], "dict does not say which hyperparameters it takes: write a function that does"),
+        (["--candidate", f"{'a' * 300}.py:mine"], f"{'a' * 300}.py"),
+        (["--studies", "2147483648"], "studies must be at most 2147483647, got 2147483648"),
+        (["--tasks", "quadratic", "--vary", "condition=inf"], "condition must be a finite number of at least 1, got inf"),
         (["--calibrate", "0"], "--calibrate must be at least 1, got 0"),
         (["--calibrate", "2", "--dry-run", "--steps", "3"], "--calibrate does not go together with --steps and --dry-run"),
         (["--calibrate", "2", "--space", "sgd.learning_rate=1:2"], "no space of sgd"),
@@ -156,6 +162,8 @@ def test_a_model_is_printed_as_a_table(here, capsys, arguments, words):
         (["models.py:of_width", "3"], "dense: features must be a whole number"),
         (["models.py:model", "3,x"], "an input is given as SHAPE or SHAPE:DTYPE, as in 1,28,28,1 or 8,128:int32, got '3,x'"),
         (["models.py:model", "3:floaty"], "got '3:floaty'"),
+        (["models.py:model", "3:f4,(2"], "got '3:f4,(2'"),
+        (["models.py:model", f"{2**31},3"], f"got '{2**31},3'"),
         (["models.py:model", "5"], "models.py:model with 5: conv_0: expected an array (..., height, width, channel)"),
     ],
 )
@@ -165,6 +173,21 @@ def test_a_model_or_an_input_that_does_not_fit_is_one_sentence(here, capsys, arg
     captured = capsys.readouterr()
     assert captured.err.startswith("jnn: ") and words in captured.err
     assert captured.out == ""
+
+
+def test_a_function_that_raises_instead_of_making_a_model_is_named_with_its_traceback(here, capsys):
+    (here / "models.py").write_text("def made():\n    raise KeyError('of the user')\n")
+    assert cli.main(["summary", "models.py:made", "3"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "jnn: models.py:made raises KeyError: 'of the user'"
+    assert lines[0] == "Traceback (most recent call last):"
+
+
+def test_a_value_that_argparse_would_lose_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["compare", "--trials=--"])
+    assert stopped.value.code == 2
+    assert "--trials=-- gives no value" in capsys.readouterr().err
 
 
 def test_the_users_own_traceback_comes_with_the_sentence(here, capsys):

@@ -453,7 +453,7 @@ def test_branch_names_the_outputs_that_do_not_fit(key, raises):
 
 
 def test_branch_refuses_another_merge_and_no_layers(raises):
-    with raises(ValueError, 'branch: merge must be "concat", "sum" or "tuple", got \'add\''):
+    with raises(ValueError, "branch: merge must be 'concat', 'sum' or 'tuple', got 'add'"):
         jnn.branch(jnp.tanh, merge="add")
     with raises(ValueError, "branch: needs at least one layer"):
         jnn.branch()

@@ -224,6 +224,34 @@ MISTAKES = [
         "dense: features must be a whole number, got 2.5",
         TypeError,
     ),
+    Mistake(
+        "features that no array could have",
+        lambda: jnn.dense(10**5000),
+        "dense: features must be at most 2147483647, got a int of too many digits",
+        ValueError,
+    ),
+    Mistake(
+        "an initializer by name",
+        lambda: jnn.dense(3, w_init="lecun_normal"),
+        "dense: w_init must be a function (key, shape, dtype) -> array, got 'lecun_normal'",
+        TypeError,
+    ),
+    Mistake(
+        "an eps for each feature",
+        lambda: jnn.layer_norm(eps=(1e-5, 1e-6)),
+        "layer_norm: eps must be one finite number, 0 or more, got (1e-05, 1e-06)",
+        ValueError,
+    ),
+    Mistake(
+        "statistics over more axes than any array has",
+        lambda: init(jnn.group_norm(1, axes=2**31 - 1)),
+        "group_norm_0: expected floating-point input of at least 2147483648 axes, got float32 (32, 64)",
+    ),
+    Mistake(
+        "heads of nothing",
+        lambda: init(jnn.attention(1), x=jnp.ones((2, 5, 0))),
+        "attention_0: 1 heads do not divide 0 features",
+    ),
     # parameters
     Mistake(
         "parameters of another model",

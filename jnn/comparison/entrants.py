@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jnn import optim
 from jnn.comparison.errors import CandidateError, InputError, did_you_mean
 from jnn.comparison.imports import imported
 from jnn.comparison.spaces import SPACES, UNKNOWN, Space, fixed
 from jnn.comparison.tasks import Task
+from jnn.numbers import shown
 from jnn.optim.averages import judges_by_others
 from jnn.optim.updates import call_update, difference
 from jnn.trainings import training
@@ -66,22 +68,25 @@ def enter(name: str, factory: Callable, space: Mapping[str, Any], *, wide: bool 
     """Checks a factory's signature against its space, which the first hyperparameter in the table of spaces completes, a
     learning rate for most; with `wide` all that the table has for it."""
     if not callable(factory):
-        raise InputError(f"{name}: expected a function of hyperparameters, got {type(factory).__name__} {factory!r}")
-    parameters = inspect.signature(factory).parameters
+        raise InputError(f"{name}: expected a function of hyperparameters, got {type(factory).__name__} {shown(factory)}")
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # of some that are defined in C
+        raise InputError(f"{name} does not say which hyperparameters it takes: write a function that does") from None
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     scheduled = "steps" in parameters
     taken = parameters if scheduled else [*parameters, "warmup"]  # a share of the steps, of the schedule that all share
-    for hyperparameter in space:
+    for hyperparameter in map(str, space):
         if hyperparameter not in taken and not open_ended:
             raise InputError(
                 f"{name} takes no hyperparameter {hyperparameter!r}{did_you_mean(hyperparameter, taken)}; "
                 f"it takes {', '.join(taken) or 'none'}"
             )
     for hyperparameter, interval in space.items():
-        if not isinstance(interval, Space | int | float):
+        if not isinstance(interval, Space | int | float | np.number):
             raise InputError(
                 f"the space of {name}'s {hyperparameter} is jnn.log_uniform(low, high), jnn.uniform(low, high) or a number, "
-                f"got {interval!r}"
+                f"got {shown(interval)}"
             )
     full: dict[str, Any] = dict(space)
     known = _known_spaces(factory)

@@ -24,7 +24,11 @@ def imported(spec: str, kind: str, fits: Callable[[Any], bool]) -> Any:
 
 
 def _import_file(path: Path):
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # a name of too many letters, a folder that may not be entered
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not is_file:
         raise InputError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"candidate_{path.stem}", path)
     assert spec is not None and spec.loader is not None
@@ -39,6 +43,8 @@ def _import_file(path: Path):
 
 
 def _import_module(name: str):
+    if not name or name.startswith("."):  # importlib's own for what is relative to nothing
+        raise InputError(f"there is no module {name!r}")
     _can_import_from(Path())
     try:
         return importlib.import_module(name)

@@ -13,6 +13,7 @@ from jnn.comparison.errors import InputError
 from jnn.comparison.suite import find_task
 from jnn.comparison.tasks import Examples, Task, bound, count_pool
 from jnn.data.datasets import MissingDataError
+from jnn.numbers import LARGEST, shown
 
 
 class Plan(NamedTuple):
@@ -50,20 +51,24 @@ def make_plan(
     """Checks everything that can be checked without training. Raises InputError or DataError."""
     for argument, value in (("optimizers", optimizers), ("spaces", spaces)):
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-            raise InputError(f"{argument} must be a dict with names as keys, got {value!r}")
+            raise InputError(f"{argument} must be a dict with names as keys, got {shown(value)}")
     require_whole("studies", studies, 2)
     trials = _budgets("trials", trials, optimizers, unequal)
     steps = _budgets("steps", steps, optimizers, unequal)
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise InputError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
+        raise InputError(f"seed must be a whole number in [0, 2**32), got {shown(seed)}")
     if not isinstance(margin, int | float) or not 0 <= margin < 1:
-        raise InputError(f"margin is a share of the reference's loss and lies in [0, 1), got {margin}")
+        raise InputError(f"margin is a share of the reference's loss and lies in [0, 1), got {shown(margin, str)}")
     for name, space in spaces.items():
         if not isinstance(space, Mapping):
-            raise InputError(f"spaces[{name!r}] must be a dict from hyperparameters to spaces, got {space!r}")
-    if isinstance(tasks, str) or not tasks:
-        raise InputError(f"tasks must be a list of at least one name, got {tasks!r}")
-    found = [find_task(task, size) for task in tasks]
+            raise InputError(f"spaces[{name!r}] must be a dict from hyperparameters to spaces, got {shown(space)}")
+    try:
+        given = [] if isinstance(tasks, str) else list(tasks)
+    except TypeError:
+        given = []
+    if not given:
+        raise InputError(f"tasks must be a list of at least one name, got {shown(tasks)}")
+    found = [find_task(task, size) for task in given]
     if None not in steps.values() and len(set(steps.values())) == 1:
         same = next(iter(steps.values()))
         found = [task._replace(steps=same, points=min(task.points, same)) for task in found]
@@ -74,8 +79,8 @@ def make_plan(
             raise InputError(f"a task's name is made of letters, digits, '.', '_' and '-', as it names files; got {name!r}")
     if len(set(names)) < len(names):
         raise InputError(f"a task is named twice: {', '.join(names)}")
-    if reference not in optimizers:
-        raise InputError(f"the reference {reference!r} is not among the optimizers {', '.join(optimizers) or '(none)'}")
+    if not isinstance(reference, str) or reference not in optimizers:
+        raise InputError(f"the reference {shown(reference)} is not among the optimizers {', '.join(optimizers) or '(none)'}")
     if len(optimizers) < 2:
         raise InputError(f"there is nothing to compare {reference} with: give at least one other optimizer")
     for name in spaces:
@@ -134,13 +139,15 @@ def make_plan(
 
 def require_whole(name: str, value, least: int):
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        why = ": an interval needs at least two" if name == "studies" and value == 1 else ""
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value}{why}")
+        why = ": an interval needs at least two" if name == "studies" and isinstance(value, int) and value == 1 else ""
+        raise InputError(f"{name} must be a whole number of at least {least}, got {shown(value, str)}{why}")
+    if value > LARGEST:
+        raise InputError(f"{name} must be at most {LARGEST}, got {shown(value, str)}")
 
 
 def _budgets(name: str, given, optimizers: Mapping, unequal: bool) -> dict:
     """optimizer -> trials or steps, from one number for all, or from a dict with a number for each."""
-    if given is None:
+    if given is None and name == "steps":
         return dict.fromkeys(optimizers)
     found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(optimizers, given)
     for optimizer in {**found, **optimizers}:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jnn.comparison.tasks import Task
 from jnn.initializers import orthogonal
-from jnn.numbers import whole
+from jnn.numbers import is_between, shown, whole
 from jnn.types import Aux, Objective
 
 
@@ -42,8 +42,8 @@ def quadratic(condition: float = 1e4, dimensions: int = 32) -> Task:
     Q is a random rotation, without which a step size for each parameter would solve the problem; x starts standard normal.
     condition: the largest eigenvalue of the Hessian over the smallest, at least 1."""
     dimensions = whole("quadratic", "dimensions", dimensions)
-    if not condition >= 1:
-        raise ValueError(f"quadratic: condition must be at least 1, got {condition}")
+    if not is_between(condition, 1, float(jnp.finfo(jnp.float32).max)):
+        raise ValueError(f"quadratic: condition must be a finite number of at least 1, got {shown(condition, str)}")
 
     def init(key, batch):
         rotation_key, start_key = jax.random.split(key)

@@ -1,9 +1,12 @@
 """Search spaces of hyperparameters: maps from the unit interval, and one table of defaults for known optimizers."""
 
-import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
+
 from jnn.comparison.errors import InputError
+from jnn.numbers import is_real, shown
 
 
 class Space(NamedTuple):
@@ -28,31 +31,48 @@ class Space(NamedTuple):
 
 def log_uniform(low: float, high: float) -> Space:
     """Evenly on a logarithmic scale between low > 0 and high."""
-    if not (0 < low < high and math.isfinite(high)):
+    low, high = _number("a log-uniform space", low), _number("a log-uniform space", high)
+    if not 0 < low < high:
         raise InputError(f"a log-uniform space needs 0 < low < high, got {low:g} and {high:g}")
-    return Space(float(low), float(high), "log")
+    return Space(low, high, "log")
 
 
 def uniform(low: float, high: float) -> Space:
     """Evenly between low and high."""
-    if not (low < high and math.isfinite(low) and math.isfinite(high)):
+    low, high = _number("a uniform space", low), _number("a uniform space", high)
+    if not low < high:
         raise InputError(f"a uniform space needs low < high, got {low:g} and {high:g}")
-    return Space(float(low), float(high), "linear")
+    return Space(low, high, "linear")
 
 
 def complement_log_uniform(low: float, high: float) -> Space:
     """1 - x evenly on a logarithmic scale, for momenta and decay rates: between 0.9 and 0.999 lie as many points under 0.99
     as above it."""
-    if not (low < high < 1 and math.isfinite(low)):
+    low, high = _number("a complement space", low), _number("a complement space", high)
+    if not low < high < 1:
         raise InputError(f"a complement space needs low < high < 1, got {low:g} and {high:g}")
-    return Space(float(low), float(high), "complement")
+    return Space(low, high, "complement")
 
 
 def fixed(value: float) -> Space:
     """One number, not searched."""
-    if not math.isfinite(value):
-        raise InputError(f"a fixed hyperparameter must be finite, got {value:g}")
-    return Space(float(value), float(value), "fixed")
+    value = _number("a fixed hyperparameter", value)
+    return Space(value, value, "fixed")
+
+
+def _number(what: str, value) -> float:
+    """One that is a number in float32 too, as hyperparameters are where they run."""
+    if not is_real(value):
+        raise InputError(f"{what} is made of numbers, got {shown(value)}")
+    value = np.asarray(value).item()
+    if not abs(value) <= _MOST:
+        raise InputError(f"{what} is made of finite numbers, at most {_MOST:.3g} in size, got {shown(value, str)}")
+    if 0 < abs(value) < _LEAST:
+        raise InputError(f"{what} is made of 0 and numbers of at least {_LEAST:.3g} in size, got {shown(value, str)}")
+    return float(value)
+
+
+_LEAST, _MOST = float(jnp.finfo(jnp.float32).tiny), float(jnp.finfo(jnp.float32).max)
 
 
 _SCALES = {"log": log_uniform, "linear": uniform, "complement": complement_log_uniform}

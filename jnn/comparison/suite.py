@@ -17,6 +17,7 @@ from jnn.comparison.problems import noisy_quadratic, quadratic, rosenbrock
 from jnn.comparison.tasks import Examples, Task
 from jnn.initializers import kaiming_normal
 from jnn.layers import avg_pool, batch_norm, conv, dense, dropout, flatten, global_avg_pool, graph_conv, on_nodes
+from jnn.numbers import shown
 from jnn.objectives import supervised
 from jnn.trainings import take
 from jnn.types import Layer, Objective
@@ -385,10 +386,12 @@ def find_task(task: "str | Task", size: str = "quick") -> Task:
 
     size: "quick" or "full"; a function of your own is told it where it takes `size`.
     Raises InputError for what is not there, CandidateError where the user's code raises."""
-    if size not in ("quick", "full"):
-        raise InputError(f"a size is 'quick' or 'full', got {size!r}")
+    if not isinstance(size, str) or size not in ("quick", "full"):
+        raise InputError(f"a size is 'quick' or 'full', got {shown(size)}")
     if isinstance(task, Task):
         return task
+    if not isinstance(task, str):
+        raise InputError(f"a task is a name or a jnn.comparison.tasks.Task, got {shown(task)}")
     if task in TASKS:
         return TASKS[task] if size == "quick" else TASKS[task].vary(**FULL[task])
     if ":" not in task:

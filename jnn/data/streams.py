@@ -53,9 +53,7 @@ def stream(
         raise TypeError(f"stream: a source has a length and examples by number, got {type(source).__name__}")
     if len(source) < 1:
         raise ValueError("stream: the source is empty")
-    seed = whole("stream", "seed", seed, least=0)
-    if seed >= 2**32:
-        raise ValueError(f"stream: seed must be below 2**32, got {seed}")
+    seed = whole("stream", "seed", seed, least=0, most=2**32 - 1)
     if batch_size % jax.process_count():
         raise ValueError(f"stream: a batch of {batch_size} is not to be shared by {jax.process_count()} processes")
     if epochs is not None and whole("stream", "epochs", epochs) * len(source) < batch_size:

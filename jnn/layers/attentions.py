@@ -8,7 +8,7 @@ import numpy as np
 
 from jnn.errors import LayerError, at
 from jnn.initializers import lecun_normal, zeros
-from jnn.layers.checks import keys_for, require_dtype, require_floating, require_width, taken, taken_state
+from jnn.layers.checks import keys_for, require_dtype, require_floating, require_initializers, require_width, taken, taken_state
 from jnn.layers.embeddings import angles, next_positions
 from jnn.layers.linear import dense
 from jnn.layers.mixtures import attend, attend_plainly, visible_steps
@@ -60,6 +60,7 @@ def attention(
     Vaswani et al. 2017.
     """
     heads = whole("attention", "heads", heads)
+    require_initializers("attention", w_init=w_init, out_init=w_init if out_init is None else out_init, b_init=b_init)
     kv_heads = heads if kv_heads is None else whole("attention", "kv_heads", kv_heads)
     if heads % kv_heads:
         raise ValueError(f"attention: {kv_heads} key and value heads do not divide {heads} heads")
@@ -140,7 +141,7 @@ def attention(
         return queries, memory
 
     def head_size(width):
-        if width % heads:
+        if width % heads or not width:
             raise LayerError("attention", f"{heads} heads do not divide {width} features")
         if rotary and width // heads % 2:
             raise LayerError("attention", f"rotary needs heads of even size, got {width} features by {heads} heads")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.errors import LayerError
+from jnn.numbers import shown
 from jnn.types import Graph
 
 
@@ -14,6 +15,13 @@ def keys_for(kind: str, key, n: int):
     if key is None:
         raise LayerError(kind, "init needs a key")
     return jax.random.split(key, n)
+
+
+def require_initializers(kind: str, **functions) -> None:
+    """Raises TypeError for what cannot be called."""
+    for name, value in functions.items():
+        if not callable(value):
+            raise TypeError(f"{kind}: {name} must be a function (key, shape, dtype) -> array, got {shown(value)}")
 
 
 def require_array(kind: str, x, form: str, least: int = 1) -> None:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, zeros
-from jnn.layers.checks import keys_for, require_dtype, require_shapes, require_width, taken
+from jnn.layers.checks import keys_for, require_dtype, require_initializers, require_shapes, require_width, taken
 from jnn.layers.correlations import Slide, correlate
 from jnn.layers.windows import Padding, Window, as_batch, require_spatial, window_of
 from jnn.numbers import whole
@@ -39,6 +39,7 @@ def conv(
     """
     slide = window_of("conv", window, stride, padding, dilation)
     features, groups = _features("conv", features, groups)
+    require_initializers("conv", w_init=w_init, b_init=zeros if b_init is None else b_init)
     ones = (1,) * len(slide.size)
 
     def init(key, x):
@@ -84,6 +85,7 @@ def conv_transpose(
     """
     slide = window_of("conv_transpose", window, stride, padding, dilation)
     features, groups = _features("conv_transpose", features, groups)
+    require_initializers("conv_transpose", w_init=w_init, b_init=zeros if b_init is None else b_init)
     ones = (1,) * len(slide.size)
 
     def init(key, x):

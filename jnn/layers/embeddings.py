@@ -12,6 +12,7 @@ from jnn.layers.checks import (
     keys_for,
     require_dtype,
     require_floating,
+    require_initializers,
     require_shapes,
     require_width,
     taken,
@@ -32,6 +33,7 @@ def embed(vocabulary: int, features: int, *, table_init=None) -> Layer:
     vocabulary = whole("embed", "vocabulary", vocabulary)
     features = whole("embed", "features", features)
     table_init = normal(1 / math.sqrt(features)) if table_init is None else table_init
+    require_initializers("embed", table_init=table_init)
 
     def require_tokens(x):
         if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
@@ -66,6 +68,7 @@ def learned_positions(length: int, *, cache: int | None = None, table_init=norma
     Gehring et al. 2017, "Convolutional sequence to sequence learning".
     """
     length = whole("learned_positions", "length", length)
+    require_initializers("learned_positions", table_init=table_init)
     if cache is not None and whole("learned_positions", "cache", cache) > length:
         raise ValueError(f"learned_positions: cache={cache} is longer than length={length}")
 

@@ -16,9 +16,9 @@ from jax.core import Tracer
 
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, zeros
-from jnn.layers.checks import describe, keys_for, require_dtype, require_floating, require_width, taken
+from jnn.layers.checks import describe, keys_for, require_dtype, require_floating, require_initializers, require_width, taken
 from jnn.layers.stochastic import dropout
-from jnn.numbers import require_share, whole, wide
+from jnn.numbers import require_one_of, require_share, whole, wide
 from jnn.pairs import as_layer, forwarding
 from jnn.types import Graph, Layer
 
@@ -37,8 +37,8 @@ def graph_conv(features: int, *, aggregate="symmetric", self_edges=True, w_init=
     Kipf & Welling 2017, eq. 2.
     """
     features = whole("graph_conv", "features", features)
-    if aggregate not in ("symmetric", "sum", "mean", "max"):
-        raise ValueError(f"graph_conv: aggregate must be 'symmetric', 'sum', 'mean' or 'max', got {aggregate!r}")
+    require_initializers("graph_conv", w_init=w_init, b_init=b_init)
+    require_one_of("graph_conv", "aggregate", aggregate, "symmetric", "sum", "mean", "max")
 
     def init(key, x):
         require_matrix("graph_conv", x)
@@ -77,8 +77,8 @@ def graph_attention(
     """
     features = whole("graph_attention", "features", features)
     heads = whole("graph_attention", "heads", heads)
-    if merge not in ("concat", "mean"):
-        raise ValueError(f"graph_attention: merge must be 'concat' or 'mean', got {merge!r}")
+    require_initializers("graph_attention", w_init=w_init, b_init=b_init)
+    require_one_of("graph_attention", "merge", merge, "concat", "mean")
     if rate is not None:
         require_share("graph_attention", "rate is the share dropped", rate)
     outputs = heads * features if merge == "concat" else features
@@ -155,8 +155,7 @@ def pool_nodes(how: str = "mean") -> Layer:
     A Graph without `sizes` is one graph, and gives (features,). Nodes that are padding belong to none.
     Raises LayerError for anything but a Graph, and for sizes that add up to more nodes than there are (NaN where traced).
     """
-    if how not in ("mean", "sum", "max"):
-        raise ValueError(f"pool_nodes: how must be 'mean', 'sum' or 'max', got {how!r}")
+    require_one_of("pool_nodes", "how", how, "mean", "sum", "max")
 
     def init(key, x):
         require_matrix("pool_nodes", x)

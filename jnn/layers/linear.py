@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 
 from jnn.initializers import lecun_normal, zeros
-from jnn.layers.checks import keys_for, require_dtype, require_floating, require_shapes, require_width, taken
+from jnn.layers.checks import (
+    keys_for,
+    require_dtype,
+    require_floating,
+    require_initializers,
+    require_shapes,
+    require_width,
+    taken,
+)
 from jnn.layers.maxima import largest
 from jnn.layers.products import affine
 from jnn.numbers import whole
@@ -18,6 +26,7 @@ def dense(features: int, *, w_init=lecun_normal(), b_init=zeros) -> Layer:
     Raises LayerError when the last axis of x has not as many entries as w has rows, or x not the dtype of w.
     """
     features = whole("dense", "features", features)
+    require_initializers("dense", w_init=w_init, b_init=zeros if b_init is None else b_init)
     names = ("w",) if b_init is None else ("w", "b")
 
     def init(key, x):
@@ -48,6 +57,7 @@ def maxout(features: int, pieces: int, *, w_init=lecun_normal(), b_init=zeros) -
     Raises LayerError as `dense` does. Goodfellow et al. 2013, "Maxout Networks".
     """
     features, pieces = whole("maxout", "features", features), whole("maxout", "pieces", pieces)
+    require_initializers("maxout", w_init=w_init, b_init=b_init)
 
     def init(key, x):
         require_floating("maxout", x, "(..., in)")

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from jnn.errors import LayerError
 from jnn.initializers import lecun_normal, orthogonal, zeros
-from jnn.layers.checks import describe, keys_for, require_array, require_floating, taken_state
+from jnn.layers.checks import describe, keys_for, require_array, require_floating, require_initializers, taken_state
 from jnn.layers.recurrences import gru_states, lstm_states
 from jnn.layers.sequences import (
     checked_lengths,
@@ -40,7 +40,7 @@ from jnn.layers.sequences import (
     steps_of,
     varying,
 )
-from jnn.numbers import whole
+from jnn.numbers import shown, whole
 from jnn.pairs import as_layer, call, check_children, extra_arguments, forwarding, init_each, kind, split
 from jnn.types import Layer
 
@@ -53,6 +53,7 @@ def rnn(features: int, *, return_state=False, w_init=lecun_normal(), wh_init=ort
     Raises LayerError when x, initial, lengths or a parameter has another shape or dtype. Elman 1990.
     """
     features = whole("rnn", "features", features)
+    require_initializers("rnn", w_init=w_init, wh_init=wh_init, b_init=b_init)
 
     def init(key, x):
         require_floating("rnn", x, "(..., time, in)", 2)
@@ -99,6 +100,9 @@ def jordan(
     """
     features = whole("jordan", "features", features)
     outputs = whole("jordan", "outputs", outputs)
+    require_initializers("jordan", w_init=w_init, wh_init=wh_init, b_init=b_init)
+    if not callable(output_activation):
+        raise TypeError(f"jordan: output_activation must be a function of one array, got {shown(output_activation)}")
 
     def init(key, x):
         require_floating("jordan", x, "(..., time, in)", 2)
@@ -140,6 +144,7 @@ def lstm(features: int, *, return_state=False, w_init=lecun_normal(), wh_init=or
     Hochreiter & Schmidhuber 1997; the forget gate: Gers et al. 2000.
     """
     features = whole("lstm", "features", features)
+    require_initializers("lstm", w_init=w_init, wh_init=wh_init, b_init=b_init)
 
     def init(key, x):
         require_floating("lstm", x, "(..., time, in)", 2)
@@ -183,6 +188,7 @@ def gru(
     Raises LayerError when x, initial, lengths or a parameter has another shape or dtype. Cho et al. 2014.
     """
     features = whole("gru", "features", features)
+    require_initializers("gru", w_init=w_init, wh_init=wh_init, b_init=b_init)
 
     def init(key, x):
         require_floating("gru", x, "(..., time, in)", 2)

@@ -212,7 +212,7 @@ def test_examples_that_make_no_batch_are_named(source, message, raises):
         ([1], {"batch_size": 0}, ValueError, "stream: batch_size must be at least 1, got 0"),
         ([1], {"workers": -1}, ValueError, "stream: workers must be at least 0, got -1"),
         ([1], {"seed": -1}, ValueError, "stream: seed must be at least 0, got -1"),
-        ([1], {"seed": 2**32}, ValueError, "stream: seed must be below 2**32, got 4294967296"),
+        ([1], {"seed": 2**32}, ValueError, "stream: seed must be at most 4294967295, got 4294967296"),
         ([1, 2, 3], {"epochs": 1}, ValueError, "stream: 1 x 3 examples fill no batch of 4"),
     ],
 )
