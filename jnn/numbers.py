@@ -43,7 +43,7 @@ def require_share(owner: str, what: str, value) -> None:
         raise ValueError(f"{owner}: {what} and lies in [0, 1], got {shown(value, str)}")
 
 
-def require_positive(owner: str, name: str, value) -> None:
+def require_not_negative(owner: str, name: str, value) -> None:
     """Raises ValueError unless `value` is one finite number, 0 or more; of a traced one only shape and dtype are known."""
     if not is_between(value, 0, float(jnp.finfo(jnp.float32).max)):
         raise ValueError(f"{owner}: {name} must be one finite number, 0 or more, got {shown(value)}")

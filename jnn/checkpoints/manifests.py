@@ -48,11 +48,8 @@ def seal(folder: Path, arrays: Mapping[str, dict], about: Mapping[str, Any]) -> 
 
     Files are synced before the manifest that vouches for them, the folders with them, and the manifest's own name last: a
     rename may reach the disk before what was renamed."""
-    import jnn
-
     files = {_name(folder, path): _summed(path, sync=True) for path in _files(folder)}
-    versions = {"jnn": jnn.__version__, "jax": jax.__version__}
-    said = Manifest(dict(arrays), dict(about), versions, files)._asdict()
+    said = Manifest(dict(arrays), dict(about), versions(), files)._asdict()
     body = json.dumps(said, indent=1, allow_nan=False).encode()
     manifest = _parsed(folder / NAME, body)
     part = folder / f".{NAME}.part"
@@ -66,6 +63,12 @@ def seal(folder: Path, arrays: Mapping[str, dict], about: Mapping[str, Any]) -> 
     sync_folder(folder)
     sync_folder(folder.parent)
     return manifest
+
+
+def versions() -> dict[str, str]:
+    import jnn
+
+    return {"jnn": jnn.__version__, "jax": jax.__version__}
 
 
 def read(folder: Path) -> Manifest:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jnn.errors import LayerError
 from jnn.layers.checks import require_dtype, require_floating, require_shapes, require_width, taken, taken_state
-from jnn.numbers import require_positive, require_share, whole, wide
+from jnn.numbers import require_not_negative, require_share, whole, wide
 from jnn.types import Layer
 
 
@@ -29,7 +29,7 @@ def batch_norm(*, momentum=0.9, eps=1e-5, axis_name=None) -> Layer:
     Raises LayerError when trained on a single value per channel. Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
     require_share("batch_norm", "momentum is the share kept", momentum)
-    require_positive("batch_norm", "eps", eps)
+    require_not_negative("batch_norm", "eps", eps)
 
     def init(key, x):
         require_floating("batch_norm", x, "(..., features)")
@@ -66,7 +66,7 @@ def layer_norm(*, eps=1e-5) -> Layer:
     Mean and (biased) variance are those of the last axis.
     Parameters: `scale (features,)` ones, `bias (features,)` zeros. Ba, Kiros & Hinton 2016, eq. 4.
     """
-    require_positive("layer_norm", "eps", eps)
+    require_not_negative("layer_norm", "eps", eps)
 
     def init(key, x):
         require_floating("layer_norm", x, "(..., features)")
@@ -94,7 +94,7 @@ def group_norm(groups: int, *, eps=1e-5, axes: int = 2) -> Layer:
     """
     groups = whole("group_norm", "groups", groups)
     axes = whole("group_norm", "axes", axes, least=0)
-    require_positive("group_norm", "eps", eps)
+    require_not_negative("group_norm", "eps", eps)
     if axes == 2:
         form = "(..., height, width, features)"
     else:
@@ -127,7 +127,7 @@ def rms_norm(*, eps=1e-6) -> Layer:
     The mean is that of the last axis.
     Parameters: `scale (features,)` ones. Zhang & Sennrich 2019, eq. 4.
     """
-    require_positive("rms_norm", "eps", eps)
+    require_not_negative("rms_norm", "eps", eps)
 
     def init(key, x):
         require_floating("rms_norm", x, "(..., features)")

@@ -1,5 +1,6 @@
 """What a run has done so far, in a form that a checkpoint keeps."""
 
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from jnn import tree as trees
 from jnn.checkpoints import CheckpointError, Manifest
+from jnn.checkpoints.manifests import versions
 
 
 class Record:
@@ -66,7 +68,8 @@ def like(manifest: Manifest, train_state) -> dict[str, Any]:
 
 
 def require_same(manifest: Manifest, about: Mapping[str, Any], folder) -> None:
-    """Raises CheckpointError where a checkpoint is that of a run with other arguments."""
+    """Raises CheckpointError where a checkpoint is that of a run with other arguments, and warns where it is one of other
+    versions of jnn and jax."""
     there = manifest.about.get("run")
     if not isinstance(there, dict) or "position" not in manifest.about:
         raise CheckpointError(f"run: the checkpoints in {folder} are not those of a run; give another folder")
@@ -77,3 +80,7 @@ def require_same(manifest: Manifest, about: Mapping[str, Any], folder) -> None:
                 f"run: the checkpoints in {folder} are of another run: its {name} was {was}, here it is {value}; "
                 "give another folder, or the same arguments to go on"
             )
+    if manifest.versions != (here := versions()):
+        was, now = (", ".join(f"{name} {version}" for name, version in found.items()) for found in (manifest.versions, here))
+        text = f"run: the checkpoints in {folder} are of {was}, and {now} may round otherwise"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)

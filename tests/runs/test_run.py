@@ -288,6 +288,13 @@ def test_a_folder_follows_nobody_and_nobody_elses_is_removed(tmp_path, monkeypat
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
+def test_another_version_is_said(tmp_path, monkeypatch):
+    going(steps=2, checkpoint=tmp_path)
+    monkeypatch.setattr(jax, "__version__", "0.0.1")
+    with pytest.warns(RuntimeWarning, match=f"are of jnn {jnn.__version__}, jax .*, and jnn .*, jax 0.0.1 may round otherwise"):
+        going(steps=3, checkpoint=tmp_path)
+
+
 def test_fewer_steps_than_were_taken_are_refused(tmp_path, raises):
     going(steps=4, checkpoint=tmp_path)
     with raises(ValueError, "run: 3 steps, where the state to go on from has taken 4"):
