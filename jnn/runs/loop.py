@@ -253,9 +253,10 @@ def run(
     diverged: what to do where a loss is not finite, or above `limit`. "stop": raise DivergedError, which names the step and
         the first array that is not finite; the state before that step is saved in `folder/diverged`. "skip": leave out each
         step whose loss or parameters are not finite; `Run.skipped` lists them.
-    hooks: functions that are given each `Report`, in a thread of their own: what hangs or fails costs no step.
+    hooks: functions that are given each `Report`, each in a thread of its own: what hangs or fails costs no step, and is said.
         Those that have a `close`, as `jnn.runs.tensorboard`, are closed at the end.
-    profile: so many steps, from the second segment on, are traced by `jax.profiler` into `folder/profile`.
+    profile: whole segments, from the second one on, until they have so many steps, are traced by `jax.profiler` into
+        `folder/profile`.
     progress: a display in a terminal, elsewhere a line every ten seconds, on standard error.
 
     Of several processes (`jax.distributed.initialize`) all call it alike, with a training of `jnn.sharding.shard` and a folder
