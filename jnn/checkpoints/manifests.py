@@ -55,6 +55,14 @@ def seal(folder: Path, arrays: Mapping[str, dict], about: Mapping[str, Any]) -> 
     return manifest
 
 
+def require_json(about: Mapping[str, Any]) -> None:
+    """Raises ValueError."""
+    try:
+        json.dumps(dict(about), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"checkpoints: what is said about a checkpoint is to be JSON: {error}") from error
+
+
 def read(folder: Path) -> Manifest:
     """The manifest, its own checksum compared. Raises CheckpointError where there is none or it is damaged."""
     path = folder / NAME
