@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -25,7 +24,7 @@ from jnn.runs.peaks import seconds_at_peak
 from jnn.runs.record import Record, like, require_same
 from jnn.runs.signals import Requests
 from jnn.runs.sources import Held, Streamed
-from jnn.runs.watching import Apart, Display, Lines, Profile, Report
+from jnn.runs.watching import Apart, Display, Lines, Profile, Report, say
 from jnn.types import Training, TrainState
 
 MINUTE = 60.0
@@ -216,7 +215,7 @@ def _together(live: Live):
             "another: see what that one said. Start all of them again, and they go on from the newest checkpoint"
         )
         # at once: jax may end this process before the exception is seen
-        print(text, file=sys.stderr, flush=True)
+        say(text)
         raise RuntimeError(text) from error
 
 

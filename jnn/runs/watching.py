@@ -246,7 +246,8 @@ class Display:
         except (Exception, SystemExit):  # SystemExit is what rich makes of a broken pipe
             live, self._live = self._live, None
             with suppress(Exception, SystemExit):
-                live.stop()  # it gives the standard streams back that it took
+                if live is not None:
+                    live.stop()  # it gives the standard streams back that it took
 
 
 def said(report: Report) -> str:

@@ -110,14 +110,14 @@ def test_a_hook_that_is_slow_is_closed_and_what_it_has_not_seen_is_counted():
             self.seen, self.closed = [], False
 
         def __call__(self, report):
-            time.sleep(0.1)
+            time.sleep(0.25)
             self.seen.append(report)
 
         def close(self):
             self.closed = True
 
     slow = Slow()
-    hooks = watching.Apart((slow,), patience=0.35)
+    hooks = watching.Apart((slow,), patience=1.0)
     for _ in range(12):
         hooks(report())
     with pytest.warns(RuntimeWarning) as warned:
