@@ -70,6 +70,13 @@ def shown(value, form: Callable[[Any], str] = repr) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def require_bool(owner: str, **values) -> None:
+    """Raises TypeError for what is neither True nor False."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{owner}: {name} must be True or False, got {shown(value)}")
+
+
 def require_one_of(owner: str, name: str, value, *names: str) -> None:
     """Raises ValueError unless `value` is one of the names."""
     if not isinstance(value, str) or value not in names:

@@ -119,6 +119,13 @@ def test_a_batch_is_a_function_of_key_and_step(key):
     assert np.any(order != data.batch_order(jax.random.fold_in(key, 1), 0, 20, 13, 4))
 
 
+def test_the_key_may_be_of_the_kind_that_is_usual_on_tpus():
+    order = jax.jit(lambda first: data.batch_order(jax.random.key(0, impl="rbg"), first, 9, 13, 4))
+    first, later = order(jnp.int32(0)), order(jnp.int32(2))
+    np.testing.assert_array_equal(first[2:], later[:7])
+    assert all(len(set(epoch)) == 12 for epoch in np.reshape(first, (3, 12)).tolist())
+
+
 @pytest.mark.parametrize(("n", "k"), [(10, 5), (13, 4), (6, 6), (7, 2)])
 def test_folds_hold_disjoint_parts_out_and_train_on_all_others(n, k, key):
     train, held = (np.asarray(part) for part in data.folds(n, k, key=key))
@@ -135,8 +142,9 @@ def test_folds_refuse_what_cannot_be_held_out(k, key, raises):
         data.folds(7, k, key=key)
 
 
-def test_no_steps_have_no_batches(key):
-    assert data.batch_order(key, 0, 0, 13, 4).shape == (0, 4)
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_no_steps_have_no_batches(kind):
+    assert data.batch_order(jax.random.key(0, impl=kind), 0, 0, 13, 4).shape == (0, 4)
 
 
 def test_digits_are_scikit_learns():

@@ -11,6 +11,8 @@ from jnn import tree as trees
 from jnn.checkpoints import manifests
 from jnn.checkpoints.manifests import CheckpointError, DamagedError
 
+_NUMBERS = bool, int, float, complex
+
 
 def described(tree) -> dict[str, dict]:
     """-> {path: {"shape": [...], "dtype": "...", "key": "threefry2x32"}}, "key" for random keys alone, whose shape and dtype
@@ -49,14 +51,15 @@ def write(checkpointer, folder: Path, tree) -> None:
 
 def read(folder: Path, like: Mapping[str, Any], entries: Mapping[str, dict]) -> dict[str, Any]:
     """{path: an array or a shape, or None} -> {path: array}, placed where the array in `like` is (its sharding), of numpy for
-    None; `entries` are those of the manifest. Raises CheckpointError where the files hold something else."""
+    None and where jax has no such dtype, a number for a number; `entries` are those of the manifest. Raises CheckpointError
+    where the files hold something else."""
     import orbax.checkpoint as ocp
 
     args = {}
     for path, leaf in like.items():
         if 0 not in entries[path]["shape"]:
             host = ocp.RestoreArgs(restore_type=np.ndarray)
-            args[path] = host if _on_host(leaf) else ocp.ArrayRestoreArgs(sharding=_sharding(leaf))
+            args[path] = host if _on_host(leaf, entries[path]) else ocp.ArrayRestoreArgs(sharding=_sharding(leaf))
     found: dict[str, Any] = {}
     if args:
         names = trees.unflatten(dict.fromkeys(args, 0))
@@ -77,10 +80,12 @@ def _array(folder: Path, path: str, numbers, leaf, entry: dict):
     dtype = jax.numpy.dtype(entry["dtype"])
     if numbers is None:
         numbers = np.zeros(entry["shape"], dtype)
-        numbers = numbers if _on_host(leaf) else jax.device_put(numbers, _sharding(leaf))
+        numbers = numbers if _on_host(leaf, entry) else jax.device_put(numbers, _sharding(leaf))
     if list(numbers.shape) != entry["shape"] or numbers.dtype != dtype:
         raise DamagedError(f"{folder}: {path} is {numbers.dtype} {numbers.shape} where the manifest names {entry}")
-    return jax.random.wrap_key_data(jax.numpy.asarray(numbers), impl=entry["key"]) if "key" in entry else numbers
+    if "key" in entry:
+        return jax.random.wrap_key_data(jax.numpy.asarray(numbers), impl=entry["key"])
+    return numbers.item() if type(leaf) in _NUMBERS else numbers
 
 
 def _numbers(leaf):
@@ -89,8 +94,10 @@ def _numbers(leaf):
     return np.asarray(leaf)
 
 
-def _on_host(leaf) -> bool:
-    return leaf is None or isinstance(leaf, np.ndarray | np.generic | int | float | complex)
+def _on_host(leaf, entry: dict) -> bool:
+    dtype = jax.numpy.dtype(entry["dtype"])
+    by_kind = leaf is None or isinstance(leaf, np.ndarray | np.generic) or type(leaf) in _NUMBERS
+    return by_kind or jax.dtypes.canonicalize_dtype(dtype) != dtype
 
 
 def _sharding(leaf):

@@ -37,16 +37,17 @@ class Loaded(NamedTuple):
 def save(folder: str | os.PathLike, tree, about: Mapping[str, Any] = {}) -> Manifest:
     """Writes a tree of arrays to a new folder; it is on the disk, with a manifest and checksums, when this returns.
 
-    tree: arrays of any dtype, random keys included, on one device or many. about: anything that JSON holds.
+    tree: arrays of any dtype, random keys included, on one device or many, and Python's numbers. about: what JSON holds.
     A process that is killed leaves a folder without a manifest, which `load` refuses. Raises CheckpointError where the folder
-    exists and is not empty; TypeError for what is no array; OSError for a full disk. Of several processes all call it, each
-    writes what lies on its devices, and the first the manifest when all have."""
+    exists and is not empty; TypeError for what is no array; ValueError for what is no JSON; OSError for a full disk. Of several
+    processes all call it, each writes what lies on its devices, and the first the manifest when all have."""
     import orbax.checkpoint as ocp
 
     folder = Path(folder)
     if processes.of_all(folder.exists() and any(folder.iterdir()))[0]:
         raise CheckpointError(f"{folder} exists: a checkpoint wants a folder of its own")
     entries = arrays.described(tree)
+    manifests.require_json(about)
     manifests.make_folder(folder)
     with ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         arrays.write(checkpointer, folder / "arrays", tree)
@@ -60,7 +61,8 @@ def load(folder: str | os.PathLike, like=None, *, partial: bool = False) -> Load
     """-> (tree, about, report) of a checkpoint, every byte of it compared with its checksum.
 
     like: a tree of arrays or shapes (`jax.eval_shape`), whose form, dtypes and shardings the result takes, whatever the
-        devices on which it was saved; None for a nested dict of numpy arrays.
+        devices on which it was saved; of numpy where jax would round, as float64 without x64. None for a nested dict of numpy
+        arrays.
     partial: loads what fits and leaves the rest as it is in `like`, which holds arrays then; the report names it.
 
     Raises CheckpointError where the checkpoint is incomplete, or damaged: it names the file. And where it is that of another

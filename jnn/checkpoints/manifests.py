@@ -71,6 +71,14 @@ def versions() -> dict[str, str]:
     return {"jnn": jnn.__version__, "jax": jax.__version__}
 
 
+def require_json(about: Mapping[str, Any]) -> None:
+    """Raises ValueError."""
+    try:
+        json.dumps(dict(about), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"checkpoints: what is said about a checkpoint is to be JSON: {error}") from error
+
+
 def read(folder: Path) -> Manifest:
     """The manifest, its own checksum compared. Raises CheckpointError where there is none, or it is damaged, or of no use."""
     path = folder / NAME

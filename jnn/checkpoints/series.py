@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -200,11 +201,25 @@ def _is_left(path: Path) -> bool:
     )
 
 
+_locks: weakref.WeakSet = weakref.WeakSet()
+
+
+def _forked() -> None:
+    # a lock is held by all who have inherited its file; to close it here leaves it to the parent alone
+    for file in _locks:
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
+
+
 def _locked(folder: Path):
     """A file that is open and locked; the system unlocks it when it is closed, or the process ends."""
     import fcntl
 
     file = open(folder / ".lock", "a+")  # noqa: SIM115  it stays open, and so locked, until `close`
+    _locks.add(file)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

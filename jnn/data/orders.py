@@ -1,5 +1,6 @@
 """The order in which examples come: random permutations that can be read at any position without being stored or sorted."""
 
+import functools
 import math
 
 import jax
@@ -22,7 +23,7 @@ def shuffled(key, positions, size: int):
         raise ValueError(f"shuffled: size must lie in [1, 2**31), got {size}")
     positions = jnp.asarray(positions)
     inside = (positions >= 0) & (positions < size)
-    found = _permuted(key, jnp.where(inside, positions, jnp.zeros_like(positions)), size)
+    found = _permuted(_threefry(key), jnp.where(inside, positions, jnp.zeros_like(positions)), size)
     return jnp.where(inside, found, jnp.full_like(found, size))
 
 
@@ -64,8 +65,16 @@ def batch_order(key, first_step, steps: int, examples: int, batch_size: int):
     step = first_step + jnp.arange(steps, dtype=jnp.int32)
     epoch, batch = step // per_epoch, step % per_epoch
     positions = batch[:, None] * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    key = _threefry(key)
     keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(epoch)
     return jax.vmap(lambda k, p: _permuted(k, p, examples))(keys, positions)
+
+
+def _threefry(key):
+    """A key of threefry, made of one of any kind: inside `vmap` the numbers of rbg are others than outside, for one key."""
+    if str(jax.random.key_impl(key)) == "threefry2x32":
+        return key
+    return functools.reduce(jax.random.fold_in, jax.random.key_data(key), jax.random.key(0, impl="threefry2x32"))
 
 
 def _rectangle(size):

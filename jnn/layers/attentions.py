@@ -14,7 +14,7 @@ from jnn.layers.linear import dense
 from jnn.layers.mixtures import attend, attend_plainly, visible_steps
 from jnn.layers.products import affine
 from jnn.layers.sequences import checked_lengths, pair_of, valid_steps
-from jnn.numbers import whole, wide
+from jnn.numbers import require_bool, whole, wide
 from jnn.types import Layer
 
 
@@ -60,6 +60,7 @@ def attention(
     Vaswani et al. 2017.
     """
     heads = whole("attention", "heads", heads)
+    require_bool("attention", causal=causal, rotary=rotary)
     require_initializers("attention", w_init=w_init, out_init=w_init if out_init is None else out_init, b_init=b_init)
     kv_heads = heads if kv_heads is None else whole("attention", "kv_heads", kv_heads)
     if heads % kv_heads:

@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from jnn.runs.peaks import seconds_at_peak
 from jnn.runs.record import Record, like, require_metric, require_same
 from jnn.runs.signals import Requests
 from jnn.runs.sources import Held, Streamed
-from jnn.runs.watching import Apart, Display, Lines, Profile, Report
+from jnn.runs.watching import Apart, Display, Lines, Profile, Report, say
 from jnn.types import Training, TrainState
 
 MINUTE = 60.0
@@ -139,6 +138,11 @@ class Live:
             raise self._diverged(self.step + bad, metrics["loss"][bad : bad + 1])
         if not finite:
             raise self._diverged(self.step, metrics["loss"])
+        if not good.any():
+            text = (
+                f"run: all steps from {self.step} to {self.step + length - 1} were skipped: their losses or parameters are bad"
+            )
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
         self.record.add("skipped", np.flatnonzero(~good) + self.step)
         self.record.add("steps", metrics)
         self.step += length
@@ -150,7 +154,7 @@ class Live:
         rates = {"steps": length / seconds, **{name: n * length / seconds for name, n in self._source.sizes().items()}}
         waiting = (self._source.waited - waited) / seconds
         peak = None if self._at_peak is None else length * self._at_peak / seconds
-        return Report(self.step, self.plan.steps, metrics, evaluation, seconds, rates, waiting, peak)
+        return Report(self.step, self.plan.steps, metrics, evaluation, seconds, rates, waiting, peak, ~good)
 
     def keep(self, now: bool) -> None:
         """Saves a checkpoint where one is due, or `now`, and then waits until it is on the disk."""
@@ -253,7 +257,7 @@ def _together(live: Live):
             "another: see what that one said. Start all of them again, and they go on from the newest checkpoint"
         )
         # at once: jax may end this process before the exception is seen
-        print(text, file=sys.stderr, flush=True)
+        say(text)
         raise RuntimeError(text) from error
 
 
@@ -291,9 +295,10 @@ def run(
     diverged: what to do where a loss is not finite or above `limit`, or the parameters are not finite. "stop": raise
         DivergedError, which names the step and the first array that is not finite; the state before that step is saved in
         `folder/diverged`. "skip": leave out each such step; `Run.skipped` lists them.
-    hooks: functions that are given each `Report`, in a thread of their own: what hangs or fails costs no step.
+    hooks: functions that are given each `Report`, each in a thread of its own: what hangs or fails costs no step, and is said.
         Those that have a `close`, as `jnn.runs.tensorboard`, are closed at the end.
-    profile: so many steps, from the second segment on, are traced by `jax.profiler` into `folder/profile`.
+    profile: whole segments, from the second one on, until they have so many steps, are traced by `jax.profiler` into
+        `folder/profile`.
     progress: a display in a terminal, elsewhere a line every ten seconds, on standard error.
 
     Of several processes (`jax.distributed.initialize`) all call it alike, with a training of `jnn.sharding.shard` and a folder

@@ -1,6 +1,7 @@
 """What one sees of a run: a progress display, lines of JSON, TensorBoard, a profile, a function of one's own."""
 
 import json
+import math
 import os
 import queue
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,31 +28,36 @@ class Report(NamedTuple):
     rates: dict[str, float]  # "steps", "examples", "tokens" each second
     waiting: float  # the share of the time in which the device waited for data
     peak: float | None  # the share of the devices' peak that the steps' operations are; None where it is not known
+    skipped: np.ndarray  # whether each step of the segment was skipped, as of diverged="skip"
 
     def scalars(self) -> dict[str, float]:
-        """Means over the segment, the evaluation as "eval/loss", the rates as "per_second/steps"."""
-        means = {name: float(np.mean(values)) for name, values in self.metrics.items() if np.ndim(values) == 1}
+        """Means over the steps of the segment that were not skipped, the evaluation as "eval/loss", the rates as
+        "per_second/steps", and how many were "skipped" where there are such."""
+        taken = slice(None) if self.skipped.all() else ~self.skipped
+        means = {name: float(np.mean(values[taken])) for name, values in self.metrics.items() if np.ndim(values) == 1}
+        means |= {"skipped": float(self.skipped.sum())} if self.skipped.any() else {}
         evaluation = {f"eval/{name}": float(value) for name, value in self.evaluation.items() if np.ndim(value) == 0}
         rates = {f"per_second/{name}": value for name, value in self.rates.items()}
         return means | evaluation | rates | ({} if self.peak is None else {"share_of_peak": self.peak})
 
 
 class Lines:
-    """A file of JSON lines, one a segment. What a killed run wrote beyond its checkpoint is cut off when it goes on."""
+    """A file of JSON lines, one a segment. What a killed run wrote beyond its checkpoint is cut off when it goes on. Lines that
+    cannot be read are left out, with a warning."""
 
     def __init__(self, path: Path, step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = []
+        kept = []
         if path.exists() and step:
-            for line in path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] > step:
-                        break
-                except (ValueError, KeyError, TypeError):
-                    break  # half a line, of a run that was killed while it wrote
-                whole.append(line)
+            lines = path.read_bytes().split(b"\n")
+            if _step_of(lines[-1]) is None:
+                lines.pop()  # nothing, or half a line, of a run that was killed while it wrote
+            steps = [(_step_of(line), line) for line in lines]
+            kept = [line + b"\n" for at, line in steps if at is not None and at <= step]
+            if unread := sum(at is None for at, _ in steps):
+                warnings.warn(f"{path}: lines that cannot be read are left out: {unread}", RuntimeWarning, stacklevel=3)
         part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(f"{line}\n" for line in whole))
+        part.write_bytes(b"".join(kept))
         part.replace(path)
         self._file = open(path, "a")  # noqa: SIM115 (closed by `close`)
 
@@ -63,15 +70,24 @@ class Lines:
         self._file.close()
 
 
+def _step_of(line: bytes) -> int | None:
+    """None for a line that is damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
+
+
 class Profile:
-    """Traces at least `steps` steps with `jax.profiler`, from the second segment on: the first one compiles."""
+    """Traces whole segments with `jax.profiler`, from the second one on, as the first one compiles, until they have `steps`."""
 
     def __init__(self, folder: Path, steps: int):
-        self._folder, self._left, self._segments, self._tracing = folder, steps, 0, False
+        self._folder, self._asked, self._left, self._segments, self._tracing = folder, steps, steps, 0, False
 
     def before(self) -> None:
         """A segment begins."""
-        if self._segments == 1 and self._left > 0:
+        if self._segments >= 1 and self._left > 0 and not self._tracing:
             jax.profiler.start_trace(self._folder)
             self._tracing = True
 
@@ -80,51 +96,103 @@ class Profile:
         if self._tracing:
             self._left -= len(report.metrics["loss"])
             if self._left <= 0:
-                self.close()
+                self._stop()
 
     def close(self) -> None:
+        if self._left == self._asked > 0 and not self._tracing:
+            text = f"run: nothing was profiled: that begins with the second segment, and the run had {self._segments}"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        self._stop()
+
+    def _stop(self) -> None:
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False
 
 
 class Apart:
-    """Calls functions with reports in a thread of their own, so that one that is slow, hangs or fails costs no step. The first
-    error of each is said once. At the end those that have a `close` are closed, and the thread is given `patience` seconds."""
+    """Calls functions with reports, each in a thread of its own: one that is slow, hangs or fails costs no step, and no other
+    function a report. It is said once of each that it failed, and once that it is `patience` seconds behind. At the end all
+    have `patience` seconds for the reports that wait; then those that have a `close` are closed. A call that takes longer than
+    `patience` seconds is given up."""
 
     def __init__(self, hooks: tuple[Callable[[Report], Any], ...], patience: float = 10.0):
-        self._hooks, self._patience = hooks, patience
-        self._queue: queue.SimpleQueue = queue.SimpleQueue()
-        self._failed: set[int] = set()
-        self._thread = threading.Thread(target=self._work, name="hooks", daemon=True)
-        self._thread.start()
+        self._hooks = [_Hook(function, patience) for function in hooks]
 
     def __call__(self, report: Report) -> None:
-        self._queue.put(report)
+        for hook in self._hooks:
+            hook.put(report)
 
     def close(self) -> None:
+        for hook in self._hooks:
+            hook.end()
+        for hook in self._hooks:
+            hook.join()
+        for hook in self._hooks:
+            if lost := hook.lost():
+                warnings.warn(f"run: the hook {lost}", RuntimeWarning, stacklevel=3)
+
+
+class _Hook:
+    def __init__(self, function: Callable[[Report], Any], patience: float):
+        self._function, self._patience = function, patience
+        self._name = getattr(function, "__qualname__", type(function).__qualname__)
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._oldest: float | None = None  # when the report under way was put
+        self._began, self._until = 0.0, math.inf
+        self._dropped, self._failed, self._late = 0, False, False
+        self._thread = threading.Thread(target=self._work, name=f"hook {self._name}", daemon=True)
+        self._thread.start()
+
+    def put(self, report: Report) -> None:
+        self._queue.put((time.monotonic(), report))
+        oldest = self._oldest
+        if not self._late and oldest is not None and time.monotonic() - oldest > self._patience:
+            self._late = True
+            say(f"run: the hook {self._name} is more than {self._patience:g} seconds behind; the run does not wait for it")
+
+    def end(self) -> None:
+        self._began = time.monotonic()
+        self._until = self._began + self._patience
         self._queue.put(None)
-        self._thread.join(self._patience)
+
+    def join(self) -> None:
+        while self._thread.is_alive() and time.monotonic() - self._began <= self._patience:
+            self._thread.join(0.02)
+
+    def lost(self) -> str:
+        """What is to be said of it at the end."""
         if self._thread.is_alive():
-            warnings.warn("run: a hook has not returned; its last reports are lost", RuntimeWarning, stacklevel=3)
+            return f"{self._name} has not returned; its last reports are lost"
+        return f"{self._name} is slow; its last {self._dropped} reports are lost" if self._dropped else ""
 
     def _work(self) -> None:
-        while (report := self._queue.get()) is not None:
-            for hook in self._hooks:
-                self._call(hook, hook, report)
-        for hook in self._hooks:
-            if hasattr(hook, "close"):
-                self._call(hook, hook.close)
+        while (item := self._queue.get()) is not None:
+            self._oldest, report = item
+            if time.monotonic() > self._until:
+                self._dropped += 1
+            else:
+                self._call(self._function, report)
+            self._oldest = None
+        if hasattr(self._function, "close"):
+            self._call(self._function.close)
 
-    def _call(self, hook, function, *reports: Report) -> None:
+    def _call(self, function, *reports: Report) -> None:
+        self._began = time.monotonic()
         try:
             function(*reports)
-        except Exception as error:
-            if id(hook) not in self._failed:
-                self._failed.add(id(hook))
-                name = getattr(hook, "__qualname__", type(hook).__qualname__)
+        except BaseException as error:  # SystemExit would end this thread
+            if not self._failed:
+                self._failed = True
                 when = f"at step {reports[0].step}, and goes on being called" if reports else "when it was closed"
-                print(f"run: the hook {name} failed {when}: {error!r}", file=sys.stderr)
+                say(f"run: the hook {self._name} failed {when}: {error!r}")
+
+
+def say(text: str) -> None:
+    """On standard error, where there is one: what it says is worth no run."""
+    if sys.stderr is not None:  # `print` would take standard output
+        with suppress(Exception):
+            print(text, file=sys.stderr, flush=True)
 
 
 class tensorboard:  # noqa: N801 (called as a function is)
@@ -144,33 +212,46 @@ class tensorboard:  # noqa: N801 (called as a function is)
 
 
 class Display:
-    """Progress: a moving line in a terminal, and elsewhere a plain one every `seconds`."""
+    """Progress: a moving line in a terminal, and elsewhere a plain one every `seconds`. None where it cannot be shown."""
 
     def __init__(self, step: int, steps: int, seconds: float = 10.0):
         self._live, self._seconds, self._last = None, seconds, time.monotonic()
         self._began, self._first = time.monotonic(), step
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        with self._harmless():
+            if sys.stderr is not None and sys.stderr.isatty():
+                from rich.console import Console
+                from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-            self._live = Progress(*columns, console=Console(stderr=True))
-            self._task = self._live.add_task("", total=steps, completed=step, text="")
-            self._live.start()
+                columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+                self._live = Progress(*columns, console=Console(stderr=True))
+                self._task = self._live.add_task("", total=steps, completed=step, text="")
+                self._live.start()
 
     def __call__(self, report: Report) -> None:
         text = said(report)
         if self._live is not None:
-            self._live.update(self._task, completed=report.step, text=text)
+            with self._harmless():
+                self._live.update(self._task, completed=report.step, text=text)
         elif time.monotonic() - self._last >= self._seconds or report.step == report.steps or report.evaluation:
             self._last = time.monotonic()
             each = (self._last - self._began) / max(report.step - self._first, 1)
             left = clock(each * (report.steps - report.step))
-            print(f"step {report.step:,} of {report.steps:,}  {text}  {left} left", file=sys.stderr, flush=True)
+            say(f"step {report.step:,} of {report.steps:,}  {text}  {left} left")
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with self._harmless():
+                self._live.stop()
+
+    @contextmanager
+    def _harmless(self):
+        try:
+            yield
+        except (Exception, SystemExit):  # SystemExit is what rich makes of a broken pipe
+            live, self._live = self._live, None
+            with suppress(Exception, SystemExit):
+                if live is not None:
+                    live.stop()  # it gives the standard streams back that it took
 
 
 def said(report: Report) -> str:

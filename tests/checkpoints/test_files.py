@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from jnn import checkpoints
-from jnn.checkpoints import CheckpointError, DamagedError
+from jnn.checkpoints import CheckpointError, Checkpoints, DamagedError
+from jnn.checkpoints.series import Writer
 
 TREE = {
     "params": {"dense_0": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}},
@@ -110,11 +112,10 @@ def test_a_tree_without_any_number_comes_back(tmp_path, tree):
     assert_same_bits(checkpoints.load(tmp_path / "one", tree).tree, tree)
 
 
-def test_numbers_of_python_come_back_as_arrays_of_numpy(tmp_path):
+def test_numbers_of_python_are_arrays_of_numpy_where_nothing_else_is_asked_for(tmp_path):
     tree = {"a": 3, "b": 2.5, "c": True}
     checkpoints.save(tmp_path / "one", tree)
-    for loaded in (checkpoints.load(tmp_path / "one").tree, checkpoints.load(tmp_path / "one", tree).tree):
-        assert_same_bits(loaded, jax.tree.map(np.asarray, tree))
+    assert_same_bits(checkpoints.load(tmp_path / "one").tree, jax.tree.map(np.asarray, tree))
 
 
 def test_between_large_models_the_first_differences_alone_have_hints(saved):
@@ -214,3 +215,39 @@ def test_the_manifest_is_plain_json_behind_its_first_line(saved):
 def test_nothing_in_a_checkpoint_is_a_pickle(saved):
     for path in saved.rglob("*"):
         assert not path.is_file() or not path.read_bytes().startswith(b"\x80\x04")
+
+
+def test_numbers_of_python_and_of_64_bits_come_back_as_they_are(tmp_path):
+    numbers = {"whole": 3, "large": 2**62 + 1, "real": 0.1, "flag": True, "complex": 1 + 2j, "none": {}}
+    checkpoints.save(tmp_path / "one", {**numbers, "wide": np.float64(0.1), "array": np.array([0.1])})
+    like = {"whole": 0, "large": 0, "real": 0.0, "flag": False, "complex": 0j, "none": {}}
+    shape = jax.ShapeDtypeStruct((1,), np.float64)
+    loaded = checkpoints.load(tmp_path / "one", {**like, "wide": np.float64(0), "array": shape}).tree
+    assert {name: loaded[name] for name in numbers} == numbers
+    assert [type(loaded[name]) for name in numbers] == [int, int, float, bool, complex, dict]
+    assert loaded["wide"].dtype == loaded["array"].dtype == np.float64
+    assert (loaded["wide"], *loaded["array"]) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize("tree", [{}, {"state": {}}, {"none": jnp.zeros((0, 3))}])
+def test_a_tree_without_numbers_is_a_checkpoint_too(tmp_path, tree):
+    checkpoints.save(tmp_path / "one", tree, {"step": 1})
+    loaded = checkpoints.load(tmp_path / "one", tree)
+    assert_same_bits(loaded.tree, tree)
+    assert loaded.about == {"step": 1}
+    with closing(Writer(Checkpoints(tmp_path / "run"))) as writer:
+        writer.save(2, tree, {})
+    assert checkpoints.steps(tmp_path / "run") == [2]
+
+
+@pytest.mark.parametrize(
+    ("about", "cause"),
+    [
+        ({"x": float("nan")}, "Out of range float values are not JSON compliant"),
+        ({"x": np.float32(1)}, "Object of type float32 is not JSON serializable"),
+    ],
+)
+def test_what_is_no_json_is_refused_before_anything_is_written(tmp_path, about, cause):
+    with pytest.raises(ValueError, match=f"checkpoints: what is said about a checkpoint is to be JSON: {cause}"):
+        checkpoints.save(tmp_path / "one", {"a": jnp.ones(2)}, about)
+    assert not (tmp_path / "one").exists()

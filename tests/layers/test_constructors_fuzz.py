@@ -321,7 +321,7 @@ def stateful(x, train, features):
 def attention(x, train, heads, kv_heads, causal, rotary, cache):
     heads = whole(heads)
     kv_heads = heads if kv_heads is None else whole(kv_heads)
-    require(heads % kv_heads == 0)
+    require(heads % kv_heads == 0 and all(isinstance(flag, bool | np.bool_) for flag in (causal, rotary)))
     cache = None if cache is None else whole(cache)
     require(cache is None or causal)
     as_parameters(x, 2)

@@ -103,6 +103,11 @@ def test_skipping_leaves_out_the_bad_steps_and_no_others():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.train_state.params))
 
 
+def test_a_segment_of_skipped_steps_is_said():
+    with pytest.warns(RuntimeWarning, match="run: all steps from 0 to 3 were skipped"):
+        going(steps=4, limit=0.0, diverged="skip")
+
+
 def test_a_limit_counts_as_diverged(raises):
     with pytest.raises(DivergedError, match=r"run: the loss of step 0 is .*: above the limit of 0\.01"):
         going(limit=0.01)

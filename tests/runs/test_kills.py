@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ import jnn
 from experiments.benchmarks.reliability.contestants import CONTESTANTS
 from jnn import checkpoints
 from jnn.checkpoints import CheckpointError, Checkpoints
-from jnn.checkpoints.series import Writer
+from jnn.checkpoints.series import Writer, _locked
 from jnn.runs import run
 
 ENDS = 75  # steps, 25 checkpoints
@@ -129,6 +130,52 @@ def test_a_process_that_is_asked_to_stop(tmp_path, segment, numbers, code):
         finally:
             process.kill()
     assert bool(checkpoints.steps(tmp_path)) == (numbers == [signal.SIGTERM])
+
+
+FORKING = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from jnn.checkpoints.series import _locked
+from jnn.runs import signals
+
+def fork():
+    if os.fork() == 0:
+        os.write(told, b"%d" % os.getpid())
+        time.sleep(60)
+        os._exit(1)
+
+signals.PATIENCE = 0.2
+lock = _locked(Path(sys.argv[1]))
+with signals.Requests() as requests:
+    heard, told = os.pipe()
+    hook = threading.Thread(target=fork)
+    hook.start()
+    hook.join()
+    print(int(os.read(heard, 20)), flush=True)
+    os.killpg(0, signal.SIGINT)
+    time.sleep(0.6)
+    print(requests.noted(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_forked_child_takes_no_part_in_a_run(tmp_path):
+    """One Ctrl-C to both is one; the lock ends with the run, though the child lives on; and SIGTERM ends the child."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, str(tmp_path)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout
+        try:
+            child = int(process.stdout.readline())
+            assert process.stdout.readline() == f"{int(signal.SIGINT)}\n"
+            assert process.wait(60) == -signal.SIGKILL
+            os.kill(child, 0)
+            _locked(tmp_path).close()
+            os.kill(child, signal.SIGTERM)
+            assert process.communicate(timeout=20) == ("", None)  # nobody is left who could write
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class Rows:

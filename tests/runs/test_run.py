@@ -71,6 +71,14 @@ def test_a_run_that_is_stopped_anywhere_and_goes_on_ends_the_same(name, tmp_path
         assert_equal_runs(going(training, steps=6, segment=3, checkpoint=tmp_path / str(stop)), whole)
 
 
+def test_a_key_may_be_of_the_kind_that_is_usual_on_tpus(tmp_path):
+    training = jnn.training(jnn.supervised(jnn.dense(3), jnn.losses.softmax_cross_entropy), jnn.optim.sgd(0.1))
+    key = jax.random.key(3, impl="rbg")
+    whole = going(training, key=key, steps=10, segment=10)
+    going(training, key=key, steps=4, segment=10, checkpoint=tmp_path)
+    assert_equal_runs(going(training, key=key, steps=10, segment=10, checkpoint=tmp_path), whole)
+
+
 def test_what_had_ended_is_given_back(undisturbed, tmp_path):
     options = {"checkpoint": Checkpoints(tmp_path, every=4, best="eval/loss"), "eval_data": EVAL, "eval_every": 5}
     first, again = going(**options), going(**options)
