@@ -91,7 +91,7 @@ def main(arguments=None):
     steps, kept = updates * preset.update // preset.batch, options.out / "checkpoints"
     about = beginnings.begun(options.out, asked | {"batch": preset.batch, "seed": options.seed}, steps)
 
-    rules = (RULES if options.model > 1 else {}) | ({} if options.whole else {"*": sharding.fully("data")})
+    rules = (RULES if model > 1 else {}) | ({} if options.whole else {"*": sharding.fully("data")})
     cut = NamedSharding(mesh, PartitionSpec("data"))
     training = sharding.shard(training_of(preset, vocabulary, updates, dtype), mesh, rules, batch=cut.spec)
     source = grain.MapDataset.range(learned).map(windows.__getitem__)

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 import jnn
 from experiments import beginnings, pretrain_gpt
-from experiments.gpts import PRESETS, Preset, flops_per_token, model_of, training_of
+from experiments.gpts import PRESETS, RULES, Preset, flops_per_token, model_of, training_of
 
 
 @pytest.mark.slow
@@ -119,6 +119,15 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_in_a_sentence(tmp_pat
     message = "--batch 32, --data 3, --model 1: they do not divide 512 windows an update, 32 windows a step, 12 heads"
     with raises(pretrain_gpt.InputError, message):
         pretrain_gpt.main(["--text", __file__, "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(("arguments", "patterns"), [([], {"*"} | RULES.keys()), (["--whole"], RULES.keys())])
+def test_what_is_left_over_for_the_model_axis_cuts_its_layers(arguments, patterns, planned, monkeypatch):
+    mesh, found = jax.sharding.AbstractMesh((1, 4), ("data", "model")), []
+    monkeypatch.setattr(pretrain_gpt.sharding, "mesh", lambda **axes: mesh)
+    monkeypatch.setattr(pretrain_gpt.sharding, "shard", lambda _, mesh, rules, **options: found.append(rules))
+    planned(np.zeros(2**20, int), "--data", 1, "--model", -1, *arguments)
+    assert [rules.keys() for rules in found] == [patterns]
 
 
 def test_a_text_that_is_too_short_is_refused_in_a_sentence(tmp_path, raises):
