@@ -9,8 +9,8 @@ the bytes are the tokens; --tokens are integers of 16 bits, as `jnn.data.write_t
 out, 64 windows at least, and 64 spread over it are judged.
 
 Parameters and optimizer state are cut over --data devices, attention and dense layers over --model devices; on several machines
-start the same command on each (docs/scaling.md). The same command again goes on from the newest checkpoint in OUT. At the end
-it writes OUT/sample.txt.
+start the same command on each (docs/scaling.md). The same command again, on any devices, goes on from the newest checkpoint in
+OUT; another text, preset, vocabulary, batch, seed or number of steps is refused there. At the end it writes OUT/sample.txt.
 
 Expected: tokens a second and their share of the rate of a plain matrix product on the same devices, for the preset and the
 machine. --quick, a toy on tiny Shakespeare, half a minute on 2 cores.
