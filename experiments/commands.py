@@ -47,6 +47,13 @@ def seed(text: str) -> int:
     return number
 
 
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
 def folder(text: str) -> Path:
     """Makes the folder at once: one that cannot be written fails before the run, not after it."""
     try:

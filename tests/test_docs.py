@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jnn
+from experiments.gpts import PRESETS
 
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.append(str(DOCS))  # Sphinx imports docs/catalogue.py by its name alone, and so do the tests
@@ -160,8 +162,24 @@ def test_the_commands_of_the_page_scaling_are_those_of_the_example():
     commands = re.findall(r"pretrain_gpt (--machines[^\"]*?--out \S+)", (DOCS / "scaling.md").read_text().replace("\\\n", ""))
     asked = set(re.findall(r'add_argument\("(--\w+)"', (DOCS.parent / "experiments" / "pretrain_gpt.py").read_text()))
     assert len(commands) == 2
-    for command in commands:
+    for command, devices in zip(commands, (4 * 8, 32 // 2), strict=True):  # of v4-32, 32 cores in chips of 2
         assert set(re.findall(r"--\w+", command)) <= asked | {"--out"}
+        (batch,) = map(int, re.findall(r"--batch (\d+)", command))
+        assert (PRESETS["124M"].update % batch, batch % devices) == (0, 0)
+    assert PRESETS["124M"].update * PRESETS["124M"].window == 2**19
+
+
+def test_what_the_page_scaling_installs_is_what_its_commands_import():
+    page = (DOCS / "scaling.md").read_text()
+    extras = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installed = [set(found.split(",")) for found in re.findall(r"/shared/jnn\[([\w,]+)\]", page)]
+    assert len(installed) == 2
+    for names in installed:
+        assert {"data", "runs"} <= names <= extras.keys()
+        assert names & {"cuda12", "cuda13", "tpu"}
+    (sbatch,) = re.findall(r"#!/bin/bash.*?```", page, re.DOTALL)
+    (processors,) = re.findall(r"#SBATCH --cpus-per-task=(\d+)", sbatch)
+    assert f"srun --cpus-per-task={processors} " in sbatch
 
 
 def test_the_page_maps_every_tensor_of_torchvisions_resnet(page, tmp_path):

@@ -17,9 +17,9 @@ _KINDS = {
     b"\x89PNG": "PNG",
     b"PK\x03\x04": "zip or NPZ",
     b"\x93NUMPY": "NPY",
-    b"\xff\xd8": "JPEG",
+    b"\xff\xd8\xff": "JPEG",
     b"PAR1": "Parquet",
-    b"\x1f\x8b": "gzip",
+    b"\x1f\x8b\x08": "gzip",
 }
 
 
@@ -28,7 +28,7 @@ def idx(path: str | os.PathLike) -> np.ndarray:
     path = Path(path)
     content = _unzipped(path)
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX:
-        raise DataError(f"{path} is no idx file: at byte 0 it has {content[:4].hex(' ') or 'nothing'}{_kind(content)}")
+        raise DataError(f"{path} is no idx file: at byte 0 it has {content[:4].hex(' ') or 'nothing'}{kind_of(content)}")
     dtype, axes = np.dtype(_IDX[content[2]]), content[3]
     begin = 4 + 4 * axes
     if len(content) < begin:
@@ -64,7 +64,7 @@ def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except DataError:
         raise
     except Exception as error:  # of as many kinds as zipfile, its decompressors and numpy's parser of headers have
-        raise DataError(f"{path} is no NPZ file of plain arrays, or a damaged one ({error}){_kind(_head(path))}") from error
+        raise DataError(f"{path} is no NPZ file of plain arrays, or a damaged one ({error}){kind_of(head_of(path))}") from error
     for name, array in found.items():
         if not isinstance(array, np.ndarray):
             raise DataError(f"{path} is no NPZ file: its member {name} is no array")
@@ -103,11 +103,12 @@ def _unzipped(path: Path) -> bytes:
         raise DataError(f"{path} is damaged or cut off: its {len(content)} bytes unzip to {whole} at most ({error})") from error
 
 
-def _head(path: Path) -> bytes:
+def head_of(path: Path) -> bytes:
+    """Its first bytes, 8 at most."""
     with open(path, "rb") as file:
         return file.read(8)
 
 
-def _kind(content: bytes) -> str:
-    """What it looks like instead"""
+def kind_of(content: bytes) -> str:
+    """ "; it looks like KIND" where it begins as a file of another kind; "" else."""
     return next((f"; it looks like {kind}" for mark, kind in _KINDS.items() if content.startswith(mark)), "")

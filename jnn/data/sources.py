@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from jnn.data.errors import DataError
-from jnn.numbers import whole
+from jnn.data.readers import head_of, kind_of
+from jnn.numbers import whole, wholes
 
 
 class Tokens:
@@ -22,12 +23,17 @@ class Tokens:
 
     Example i is (inputs, targets), int32 (length,) each: the tokens from i * length on, and those that follow each.
     dtype: of the file, whole numbers, "uint16" as `write_tokens` writes it for vocabularies of up to 65,536.
-    vocabulary: a token that is not below it raises DataError, which names its place; None for any that int32 holds."""
+    vocabulary: a token that is not below it raises DataError, which names its place; None for any that int32 holds.
+
+    Raises DataError where the bytes are no whole number of tokens, or begin as a file of another kind, NPY or gzip."""
 
     def __init__(self, path: str | os.PathLike, length: int, *, dtype="uint16", vocabulary: int | None = None):
-        self.path, self.length, self.vocabulary = Path(path), whole("Tokens", "length", length), vocabulary
+        self.path, self.length = Path(path), whole("Tokens", "length", length)
+        self.vocabulary = None if vocabulary is None else whole("Tokens", "vocabulary", vocabulary)
         self.dtype = _integers("Tokens", dtype)
-        size = self.path.stat().st_size
+        size, head = self.path.stat().st_size, head_of(self.path)
+        if kind := kind_of(head):
+            raise DataError(f"{path} is no file of tokens: at byte 0 it has {head.hex(' ')}{kind}")
         if size % self.dtype.itemsize:
             raise DataError(f"{path}: its {size} bytes are no whole number of {self.dtype.name}: cut off, or of another dtype")
         self.count = size // self.dtype.itemsize
@@ -48,7 +54,7 @@ class Tokens:
         if not 0 <= i < len(self):
             raise IndexError(f"{self.path}: window {i} of {len(self)}")
         window = np.asarray(self._tokens[i * self.length : (i + 1) * self.length + 1])
-        limit = 2**31 if self.vocabulary is None else self.vocabulary
+        limit = min(self.vocabulary or 2**31, 2**31)
         if window.max() >= limit or window.min() < 0:
             at = i * self.length + int(np.argmax((window >= limit) | (window < 0)))
             found, wanted = int(self._tokens[at]), f"not below {limit}" if self._tokens[at] >= limit else "below 0"
@@ -95,37 +101,51 @@ def _integers(owner: str, dtype) -> np.dtype:
 class Images:
     """Pictures in folders, one folder for each class: example i is (pixels, label), uint8 (height, width, 3) and int32 [].
 
-    size: (height, width) to which each is scaled; None to take them as they are, which must be of one size to be batched."""
+    size: (height, width) to which each is scaled; None to take them as they are, which must be of one size to be batched.
+    A picture is turned as its EXIF orientation says. One of more than 8 bits a channel raises DataError, as nothing says which
+    of its numbers is white. Files and folders whose name begins with a dot are passed over; a folder of a class that holds no
+    picture raises DataError."""
 
     def __init__(self, folder: str | os.PathLike, *, size: tuple[int, int] | None = None):
-        self.folder, self.size = Path(folder), size
-        self.classes: Sequence[str] = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
-        ends = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-        found = [
-            (path, label)
-            for label, name in enumerate(self.classes)
-            for path in sorted((self.folder / name).rglob("*"))
-            if path.suffix.lower() in ends
-        ]
-        if not found:
+        self.folder, self.size = Path(folder), None if size is None else wholes("Images", "size", size)
+        if self.size is not None and len(self.size) != 2:
+            raise ValueError(f"Images: size is (height, width), got {size}")
+        folders = sorted(path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        self.classes: Sequence[str] = [path.name for path in folders]
+        self._found = [(path, label) for label, one in enumerate(folders) for path in _pictures(one)]
+        if not self._found:
             raise DataError(f"{folder}: no pictures in folders below it; it wants {folder}/CLASS/PICTURE.png")
-        self._found = found
+        empty = sorted(set(self.classes) - {self.classes[label] for _, label in self._found})
+        if empty:
+            raise DataError(f"{folder}: no pictures of the class {', '.join(empty)}: remove the folder, or fill it")
 
     def __len__(self) -> int:
         return len(self._found)
 
     def __getitem__(self, i: int):
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         path, label = self._found[i]
         try:
             with Image.open(path) as image:
-                image = image.convert("RGB")
+                deep = image.mode[0] in "IF" or ";16" in str(image.tile)  # of which Pillow would keep the upper or lower bits
+                if deep:
+                    raise DataError(f"{path} has more than 8 bits a channel")
+                image = ImageOps.exif_transpose(image).convert("RGB")
                 if self.size is not None:
                     image = image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
                 return np.asarray(image), np.int32(label)
+        except DataError:
+            raise
         except Exception as error:  # of as many kinds as Pillow has decoders
             raise DataError(f"{path} is no picture, or a damaged one: {error}") from error
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """All below it, sorted, but for what is hidden."""
+    ends = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in ends)
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 class Table:
@@ -146,11 +166,15 @@ class Table:
         with self._reading():
             schema = self._file.schema_arrow if self._is_parquet else self._file.schema
             self._kinds = {name: _kind(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
+        if isinstance(columns, str):
+            raise TypeError(f"Table: columns are several names, as [{columns!r}] is, got {columns!r}")
         missing = set(columns or ()) - set(self._kinds)
         if missing:
             raise DataError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(self._kinds)}")
         self.columns = list(self._kinds if columns is None else columns)
         for name in self.columns:
+            if schema.names.count(name) > 1:
+                raise DataError(f"{path} has {schema.names.count(name)} columns of the name {name}")
             if self._kinds[name] is None:
                 raise DataError(
                     f"{path}: column {name} holds {schema.field(name).type}, neither numbers, lists of them nor text"
@@ -241,4 +265,7 @@ def _value(scalar, kind):
     numbers = getattr(scalar, "values", None)  # of a list
     if numbers is not None and pa.types.is_primitive(numbers.type) and not numbers.null_count:
         return numbers.to_numpy(zero_copy_only=False)
-    return np.asarray(scalar.as_py(), kind)
+    nested = scalar.as_py()
+    if None in np.asarray(nested, object).ravel().tolist():  # as a float it would be NaN, as a bool False
+        raise ValueError("null")
+    return np.asarray(nested, kind)

@@ -1,5 +1,6 @@
 """Batches without end of more examples than memory holds, read ahead while the device computes."""
 
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -56,6 +57,12 @@ def stream(
     seed = whole("stream", "seed", seed, least=0, most=2**32 - 1)
     if batch_size % jax.process_count():
         raise ValueError(f"stream: a batch of {batch_size} is not to be shared by {jax.process_count()} processes")
+    if sharding is not None:
+        if not isinstance(sharding, jax.sharding.NamedSharding):
+            raise TypeError(f"stream: sharding is a NamedSharding of a batch, got {type(sharding).__name__}")
+        parts = math.prod(sharding.mesh.shape[name] for name in jax.tree.leaves(tuple(sharding.spec[:1])))
+        if batch_size % parts:
+            raise ValueError(f"stream: {parts} devices do not divide a batch of {batch_size} examples")
     if epochs is not None and whole("stream", "epochs", epochs) * len(source) < batch_size:
         raise ValueError(f"stream: {epochs} x {len(source)} examples fill no batch of {batch_size}")
     return Stream(source, batch_size, seed, shuffle, epochs, workers, sharding)

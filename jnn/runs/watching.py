@@ -27,7 +27,8 @@ class Report(NamedTuple):
     seconds: float  # that it took
     rates: dict[str, float]  # "steps", "examples", "tokens" each second
     waiting: float  # the share of the time in which the device waited for data
-    peak: float | None  # the share of the devices' peak that the steps' operations are; None where it is not known
+    # the share of the devices' peak that the steps' operations are, what remat computes again among them; None where not known
+    peak: float | None
     skipped: np.ndarray  # whether each step of the segment was skipped, as of diverged="skip"
 
     def scalars(self) -> dict[str, float]:

@@ -3,9 +3,11 @@
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +96,39 @@ def test_a_token_that_no_int32_or_no_vocabulary_holds_is_named(dtype, found, wan
         Tokens(tmp_path / "a", 3, dtype=dtype)[0]
 
 
+@pytest.mark.parametrize(
+    ("begin", "shown", "kind"),
+    [
+        (b"\x93NUMPY\1\0", "93 4e 55 4d 50 59 01 00", "NPY"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "1f 8b 08 00 00 00 00 00", "gzip"),
+        (b"PAR1\x15\4\x15\0", "50 41 52 31 15 04 15 00", "Parquet"),
+    ],
+)
+def test_a_file_of_another_kind_is_no_file_of_tokens(begin, shown, kind, tmp_path, raises):
+    (tmp_path / "a").write_bytes(begin + bytes(92))
+    with raises(DataError, f"{tmp_path / 'a'} is no file of tokens: at byte 0 it has {shown}; it looks like {kind}"):
+        Tokens(tmp_path / "a", 4, dtype="uint8")
+
+
+def test_a_token_that_only_shares_two_bytes_with_another_kind_is_one(tmp_path):
+    write_tokens(tmp_path / "a", [0x8B1F, 7, 0xD8FF])  # as gzip and JPEG begin
+    np.testing.assert_array_equal(Tokens(tmp_path / "a", 2, vocabulary=2**16)[0], [[0x8B1F, 7], [7, 0xD8FF]])
+
+
+def test_a_folder_is_no_file_of_tokens(tmp_path):
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+        Tokens(tmp_path, 1)
+
+
+def test_a_vocabulary_beyond_int32_lets_no_token_wrap(tmp_path, raises):
+    write_tokens(tmp_path / "a", np.array([1, 2**31 + 5, 3]), dtype="uint32")
+    with raises(DataError, f"{tmp_path / 'a'}: token 1, at byte 4, is {2**31 + 5}, not below {2**31}"):
+        Tokens(tmp_path / "a", 2, dtype="uint32", vocabulary=2**32)[0]
+
+
 def test_tokens_of_no_length_or_no_whole_numbers_are_refused(tokens, raises):
+    with raises(ValueError, "Tokens: vocabulary must be at least 1, got 0"):
+        Tokens(tokens, 1, vocabulary=0)
     with raises(ValueError, "Tokens: length must be at least 1, got 0"):
         Tokens(tokens, 0)
     with raises(ValueError, "Tokens: dtype must be one of whole numbers, got float32"):
@@ -192,6 +226,85 @@ def test_a_folder_without_pictures_says_what_it_wants(tmp_path, raises):
     (tmp_path / "cat").mkdir()
     with raises(DataError, f"{tmp_path}: no pictures in folders below it; it wants {tmp_path}/CLASS/PICTURE.png"):
         Images(tmp_path)
+
+
+def test_a_class_without_pictures_is_named(folder, raises):
+    for name in ("ant", "bee/old"):
+        (folder[0] / name).mkdir(parents=True)
+    with raises(DataError, f"{folder[0]}: no pictures of the class ant, bee: remove the folder, or fill it"):
+        Images(folder[0])
+
+
+def test_what_is_hidden_is_passed_over(folder):
+    for name in (".cache/a.png", "dog/._b.png", "dog/.thumbs/b.png"):
+        (folder[0] / name).parent.mkdir(exist_ok=True)
+        (folder[0] / name).write_bytes(b"no picture")
+    source = Images(folder[0])
+    assert source.classes == ["cat", "dog"]
+    assert [int(source[i][1]) for i in range(len(source))] == [0, 0, 1, 1, 1]
+
+
+# by the standard, where the first row and the first column of the file lie in the picture
+TURNS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T,
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_picture_is_turned_as_its_camera_was(orientation, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="needs pillow")
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    exif = image.Exif()
+    exif[0x112] = orientation
+    (tmp_path / "a").mkdir()
+    image.fromarray(np.repeat(gray[..., None], 3, -1)).save(tmp_path / "a" / "b.png", exif=exif)
+    pixels, _ = Images(tmp_path)[0]
+    np.testing.assert_array_equal(pixels, np.repeat(TURNS[orientation](gray)[..., None], 3, -1))
+
+
+def png(pixels) -> bytes:
+    """By hand, as Pillow writes no colours of 16 bits. pixels: uint16 (height, width, 3)"""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = {b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    chunks = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in parts.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("name", ["gray.png", "whole.tiff", "real.tiff", "colour.png"])
+def test_pictures_of_more_than_8_bits_are_refused(name, tmp_path, raises):
+    image = pytest.importorskip("PIL.Image", reason="needs pillow")
+    numbers, path = np.arange(48).reshape(4, 4, 3) * 1000, tmp_path / "a" / name
+    path.parent.mkdir()
+    if name == "colour.png":
+        path.write_bytes(png(numbers))
+        with image.open(path) as opened:
+            assert opened.mode == "RGB"  # Pillow takes it for one of 8 bits
+    else:
+        dtype = {"gray.png": np.uint16, "whole.tiff": np.int32, "real.tiff": np.float32}[name]
+        image.fromarray(numbers[..., 0].astype(dtype)).save(path)
+    with raises(DataError, f"{path} has more than 8 bits a channel"):
+        Images(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (4, TypeError, "Images: size must be a sequence of whole numbers, as (4,) is, got 4"),
+        ((4,), ValueError, "Images: size is (height, width), got (4,)"),
+        ((0, 4), ValueError, "Images: size must be at least 1, got 0"),
+    ],
+)
+def test_a_size_of_something_else_is_refused_at_once(size, error, message, folder, raises):
+    with raises(error, message):
+        Images(folder[0], size=size)
 
 
 # tables
@@ -311,15 +424,32 @@ def test_a_flipped_byte_of_a_page_with_a_checksum_is_refused_by_its_group(pa, tm
 
 
 def test_what_cannot_be_an_array_is_refused(pa, tmp_path, raises):
-    lists = {"gaps": [[1, None], [1, 2]], "uneven": [[[1], [1, 2]], [[1], [2]]]}
+    lists = {
+        "gaps": [[1, None], [1, 2]],
+        "reals": [[1.5, None], [1.5, 2.0]],
+        "bools": [[True, None], [True, False]],
+        "deep": [[[1.5], [None]], [[1.5], [2.0]]],
+        "uneven": [[[1], [1, 2]], [[1], [2]]],
+    }
     path = write_table(pa, tmp_path / "a.arrow", pa.table({**lists, "day": pa.array([0, 1], pa.date32())}))
     for name in lists:
         source = Table(path, columns=[name])
         with pytest.raises(DataError, match="row 0 has a list with nulls or of lists of unequal lengths"):
             source[0]
-        assert np.shape(source[1][name]) == np.shape(lists[name][1])
+        np.testing.assert_array_equal(source[1][name], lists[name][1])
     with raises(DataError, f"{path}: column day holds date32[day], neither numbers, lists of them nor text"):
         Table(path)
+
+
+def test_a_name_of_several_columns_or_several_in_a_string_is_refused(pa, tmp_path, raises):
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["a", "a", "b"])
+    for suffix in ("arrow", "parquet"):
+        path = write_table(pa, tmp_path / f"a.{suffix}", table)
+        with raises(DataError, f"{path} has 2 columns of the name a"):
+            Table(path)
+        assert Table(path, columns=["b"])[0] == {"b": 3}
+        with raises(TypeError, "Table: columns are several names, as ['ab'] is, got 'ab'"):
+            Table(path, columns="ab")
 
 
 def test_other_files_are_no_tables(tmp_path, raises):

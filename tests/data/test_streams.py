@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jnn
 from jnn import data
@@ -204,6 +206,9 @@ def test_examples_that_make_no_batch_are_named(source, message, raises):
         next(iter(data.stream(source, batch_size=2, shuffle=False)))
 
 
+MESH = AbstractMesh((3, 2), ("a", "b"))
+
+
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
@@ -214,11 +219,24 @@ def test_examples_that_make_no_batch_are_named(source, message, raises):
         ([1], {"seed": -1}, ValueError, "stream: seed must be at least 0, got -1"),
         ([1], {"seed": 2**32}, ValueError, "stream: seed must be at most 4294967295, got 4294967296"),
         ([1, 2, 3], {"epochs": 1}, ValueError, "stream: 1 x 3 examples fill no batch of 4"),
+        ([1], {"sharding": MESH}, TypeError, "stream: sharding is a NamedSharding of a batch, got AbstractMesh"),
+        ([1], {"sharding": NamedSharding(MESH, P("a"))}, ValueError, "stream: 3 devices do not divide a batch of 4 examples"),
+        (
+            [1],
+            {"sharding": NamedSharding(MESH, P(("a", "b"), None))},
+            ValueError,
+            "stream: 6 devices do not divide a batch of 4 examples",
+        ),
     ],
 )
 def test_mistakes_are_said(source, options, error, message, raises):
     with raises(error, message):
         data.stream(source, **{"batch_size": 4, **options})
+
+
+@pytest.mark.parametrize("spec", [P(), P(None, "a"), P("b")])
+def test_a_batch_that_the_devices_of_its_axis_divide_is_taken(spec):
+    assert data.stream([1], batch_size=4, sharding=NamedSharding(MESH, spec)).batch_size == 4
 
 
 def test_a_source_of_grains_own_is_one_too():

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from test_pattern_fuzz import axes_of, cut, specs
 
 import jnn
-from experiments import pretrain_gpt
+from experiments import gpts
 from jnn import checkpoints, sharding
 from jnn.checkpoints import Checkpoints
 from jnn.runs import DivergedError, run
@@ -26,10 +26,10 @@ MODEL = jnn.serial(up=jnn.dense(16), relu=jnn.activations.relu, norm=jnn.batch_n
 # the momentum's steps are as long as the clipped gradient is: a norm of less than all of it would show
 OPTIMIZER = jnn.optim.chain(jnn.optim.clip_by_global_norm(0.1), jnn.optim.momentum(0.5, 0.9))
 MLP = jnn.training(jnn.supervised(MODEL, jnn.losses.softmax_cross_entropy), OPTIMIZER)
-GPT = pretrain_gpt.training_of(pretrain_gpt.Preset(2, 16, 4, 8, 8, 1, 3e-3), 32, STEPS, jnp.float32)
+GPT = gpts.training_of(gpts.Preset(2, 16, 4, 8, 8, 8, 3e-3), 32, STEPS, jnp.float32)
 TOKENS = rng.integers(0, 32, (24, 9)).astype(np.int32)
 TASKS = {"mlp": (MLP, DATA, 16), "gpt": (GPT, (TOKENS[:, :-1], TOKENS[:, 1:]), 8)}
-TENSOR = {"mlp": {"up/w": P(None, "model"), "down/w": P("model", None)}, "gpt": pretrain_gpt.RULES}
+TENSOR = {"mlp": {"up/w": P(None, "model"), "down/w": P("model", None)}, "gpt": gpts.RULES}
 FULLY = {"*": sharding.fully("data", least=1)}
 LAYOUTS = {
     "data parallel": ({"data": 8}, lambda task: {}),
