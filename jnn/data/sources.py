@@ -54,7 +54,7 @@ class Tokens:
         if not 0 <= i < len(self):
             raise IndexError(f"{self.path}: window {i} of {len(self)}")
         window = np.asarray(self._tokens[i * self.length : (i + 1) * self.length + 1])
-        limit = min(self.vocabulary or 2**31, 2**31)
+        limit = self.vocabulary or 2**31
         if window.max() >= limit or window.min() < 0:
             at = i * self.length + int(np.argmax((window >= limit) | (window < 0)))
             found, wanted = int(self._tokens[at]), f"not below {limit}" if self._tokens[at] >= limit else "below 0"

@@ -123,7 +123,9 @@ def test_a_folder_is_no_file_of_tokens(tmp_path):
 def test_a_vocabulary_beyond_int32_lets_no_token_wrap(tmp_path, raises):
     write_tokens(tmp_path / "a", np.array([1, 2**31 + 5, 3]), dtype="uint32")
     with raises(DataError, f"{tmp_path / 'a'}: token 1, at byte 4, is {2**31 + 5}, not below {2**31}"):
-        Tokens(tmp_path / "a", 2, dtype="uint32", vocabulary=2**32)[0]
+        Tokens(tmp_path / "a", 2, dtype="uint32")[0]
+    with raises(ValueError, f"Tokens: vocabulary must be at most {2**31 - 1}, got {2**32}"):
+        Tokens(tmp_path / "a", 2, dtype="uint32", vocabulary=2**32)
 
 
 def test_tokens_of_no_length_or_no_whole_numbers_are_refused(tokens, raises):
