@@ -113,7 +113,8 @@ def shard(training: Training, mesh: Mesh, rules: Mapping[str, Any] = {}, *, batc
 
     def step(train_state, batch, *, train=True):
         batch = jax.tree.map(partial(_divided, cut=cut, train=train), batch)
-        train_state, metrics = training.step(train_state, batch, train=train)
+        # before as well as behind: else XLA may cut further what a loop over steps carries, and what it returns
+        train_state, metrics = training.step(laid(train_state), batch, train=train)
         return laid(train_state), jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))
 
     return Training(init, step)

@@ -135,6 +135,23 @@ def test_a_run_on_a_mesh_is_stopped_and_goes_on_bit_by_bit_and_on_other_meshes(a
     np.testing.assert_allclose(whole.history["eval"]["loss"][-1], end["loss"], rtol=1e-5)
 
 
+def test_segments_leave_the_state_where_the_rules_put_it(tmp_path, caplog):
+    # of these widths XLA would cut down/w over the batch's axis as well
+    model = jnn.serial(up=jnn.dense(64), relu=jnn.activations.relu, norm=jnn.batch_norm(), down=jnn.dense(48), head=jnn.dense(3))
+    axes, rules = LAYOUTS["data x tensor"]
+    mesh, rules = sharding.mesh(**axes), rules("mlp")
+    training = sharding.shard(jnn.training(jnn.supervised(model, jnn.losses.softmax_cross_entropy), OPTIMIZER), mesh, rules)
+    options = {"eval_data": None, "eval_every": None}
+    with caplog.at_level("WARNING", "jax"), jax.log_compiles():
+        whole = going(training, **options).train_state
+    assert caplog.text.count("Finished XLA compilation of jit(advance)") == 1
+    placed = jax.tree.leaves(sharding.shardings(whole, mesh, rules))
+    for leaf, lies in zip(jax.tree.leaves(whole), placed, strict=True):
+        assert leaf.sharding.is_equivalent_to(lies, leaf.ndim)
+    going(training, steps=5, folder=tmp_path, **options)
+    assert_same_bits(going(training, folder=tmp_path, **options).train_state, whole)
+
+
 def test_a_checkpoint_of_eight_devices_is_read_on_any(tmp_path):
     tree = {"w": jnp.arange(64.0).reshape(8, 8), "key": KEY}
     lying = jax.device_put(tree, sharding.shardings(tree, sharding.mesh(data=8), {"w": P("data")}))
