@@ -65,12 +65,12 @@ def model_of(preset: Preset, vocabulary: int, **options):
     return jnn.models.gpt(vocabulary, preset.window, **shape, **options)
 
 
-def training_of(preset: Preset, vocabulary: int, steps: int, dtype) -> jnn.Training:
-    """steps: updates. Weight decay of 0.1 for matrices alone."""
+def training_of(preset: Preset, vocabulary: int, steps: int, dtype, parts: int = 1) -> jnn.Training:
+    """steps: updates; parts: into which a batch is cut. Weight decay of 0.1 for matrices alone."""
 
     def loss(prediction, target):
         x, head = prediction
-        return jnn.losses.linear_cross_entropy((x.astype(dtype), head), target)
+        return jnn.losses.linear_cross_entropy((x.astype(dtype), head), target, chunk=1024 * parts)
 
     objective = jnn.supervised(jnn.precision(model_of(preset, vocabulary, logits=False, remat=True), dtype), loss)
     schedule = jnn.schedules.warmup_cosine(preset.rate, max(steps // 50, 1), steps, final=0.1 * preset.rate)
@@ -176,7 +176,8 @@ def main(arguments=None):
     path, vocabulary = tokens_of(options)
     rules = (RULES if options.model > 1 else {}) | ({} if options.whole else {"*": sharding.fully("data")})
     cut = NamedSharding(mesh, PartitionSpec("data"))
-    training = sharding.shard(training_of(preset, vocabulary, updates, dtype), mesh, rules, batch=cut.spec)
+    training = training_of(preset, vocabulary, updates, dtype, mesh.shape["data"])
+    training = sharding.shard(training, mesh, rules, batch=cut.spec)
 
     windows = jnn.data.Tokens(path, preset.window, vocabulary=vocabulary)
     learned = len(windows) - max(len(windows) // 100, 2 * preset.batch)

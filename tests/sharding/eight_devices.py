@@ -1,6 +1,7 @@
 """Sharded runs beside those of one device. Run by test_sharding in a process of its own, which simulates 8 devices."""
 
 import functools
+import re
 import shutil
 
 import jax
@@ -82,6 +83,29 @@ def test_the_losses_are_those_of_one_device_and_the_parameters_are_split(alone, 
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("spec", "time"), [(P(), 13), (P("data"), 12)])
+def test_every_device_computes_its_part_of_each_chunk_of_the_cross_entropy(spec, time):
+    mesh, classes, width, chunk = sharding.mesh(data=8), 40, 24, 16
+    x, w = rng.normal(size=(8, time, width)).astype(np.float32), rng.normal(size=(width, classes)).astype(np.float32)
+    target = rng.integers(0, classes, x.shape[:-1])
+    lies = [jax.NamedSharding(mesh, part) for part in (P("data"), spec, P("data"))]
+
+    def mean(x, w, target):
+        return jnn.losses.linear_cross_entropy((x, w), target, chunk=chunk).mean()
+
+    value_and_grad = jax.jit(jax.value_and_grad(mean, (0, 1)), out_shardings=(None, tuple(lies[:2])))
+    compiled = value_and_grad.lower(*jax.device_put((x, w, target), tuple(lies))).compile()
+    products = re.findall(r"= f32\[(\d+),(\d+)\]\S* dot\(", compiled.as_text())
+    # logits, gradients of x and of w: of whole chunks, and of the 8 rows that 13 steps leave
+    of_rows = {(rows // 8, n) for rows in (chunk, 8) for n in (classes, width)}
+    assert {tuple(map(int, shape)) for shape in products} <= of_rows | {(width, classes), (classes, width)}
+    assert (str(chunk // 8), str(classes)) in products
+    found = compiled(*jax.device_put((x, w, target), tuple(lies)))
+    plain = jax.value_and_grad(lambda x, w: jnn.losses.softmax_cross_entropy(x @ w, target).mean(), (0, 1))(x, w)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_the_global_norm_is_that_of_all_devices():
     mesh = sharding.mesh(data=8)
     grads = {"w": np.arange(16, dtype=np.float32).reshape(8, 2), "b": np.full(3, 4.0, np.float32)}
@@ -137,7 +161,9 @@ def test_a_run_on_a_mesh_is_stopped_and_goes_on_bit_by_bit_and_on_other_meshes(a
 
 def test_segments_leave_the_state_where_the_rules_put_it(tmp_path, caplog):
     # of these widths XLA would cut down/w over the batch's axis as well
-    model = jnn.serial(up=jnn.dense(64), relu=jnn.activations.relu, norm=jnn.batch_norm(), down=jnn.dense(48), head=jnn.dense(3))
+    model = jnn.serial(
+        up=jnn.dense(64), relu=jnn.activations.relu, norm=jnn.batch_norm(), down=jnn.dense(48), head=jnn.dense(3)
+    )
     axes, rules = LAYOUTS["data x tensor"]
     mesh, rules = sharding.mesh(**axes), rules("mlp")
     training = sharding.shard(jnn.training(jnn.supervised(model, jnn.losses.softmax_cross_entropy), OPTIMIZER), mesh, rules)
