@@ -12,7 +12,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jnn import tree as trees
-from jnn.types import Training
+from jnn.types import Training, TrainState
 
 
 def mesh(**axes: int) -> Mesh:
@@ -30,20 +30,17 @@ def mesh(**axes: int) -> Mesh:
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def fully(*axes: str, least: int = 2**12) -> Callable[[str, Any], Callable[[Mesh], PartitionSpec]]:
+def fully(*axes: str, least: int = 2**12) -> Callable[[str, Any, Mesh], PartitionSpec]:
     """A rule for fully sharded parameters (Rajbhandari et al. 2020): the longest of an array's axes that the mesh's `axes`
     together divide is cut along them. Arrays of fewer than `least` numbers stay whole, as cutting them costs more."""
 
-    def rule(path: str, array):
-        def spec(mesh: Mesh) -> PartitionSpec:
-            parts = math.prod(mesh.shape[axis] for axis in axes)
-            fitting = [i for i, length in enumerate(array.shape) if length % parts == 0]
-            if not fitting or math.prod(array.shape) < least:
-                return PartitionSpec()
-            longest = max(fitting, key=lambda i: array.shape[i])
-            return PartitionSpec(*(axes if i == longest else None for i in range(len(array.shape))))
-
-        return spec
+    def rule(path: str, array, mesh: Mesh) -> PartitionSpec:
+        parts = _parts(path, axes, mesh)
+        fitting = [i for i, length in enumerate(array.shape) if length % parts == 0]
+        if not fitting or math.prod(array.shape) < least:
+            return PartitionSpec()
+        longest = max(fitting, key=lambda i: array.shape[i])
+        return PartitionSpec(*(axes if i == longest else None for i in range(len(array.shape))))
 
     return rule
 
@@ -53,41 +50,71 @@ def shardings(tree, mesh: Mesh, rules: Mapping[str, Any]):
 
     rules: patterns of paths (see `jnn.tree`) to PartitionSpecs, or to `fully("data")`; the first that takes a path counts,
     and what none takes is on every device whole. As the optimizer's averages carry the paths of their parameters, one rule
-    does for both. A spec shorter than an array's rank leaves its last axes whole; one that is longer is for a larger array
-    of that name, such as the parameter beside a scalar statistic, and leaves this one whole.
+    does for both; of a TrainState, a spec leaves whole what carries a parameter's path and has another shape, such as the
+    memory of L-BFGS. A spec shorter than an array's rank leaves its last axes whole; one that is longer is for a larger array
+    of that name, and leaves this one whole.
 
-    Raises ValueError for a pattern that takes nothing, an axis that the mesh has not, and lengths that do not divide."""
+    Raises ValueError for a pattern that takes nothing or cuts nothing of what it takes, an axis that the mesh has not, and
+    lengths that do not divide."""
+    for pattern, rule in rules.items():
+        if not isinstance(rule, PartitionSpec) and not callable(rule):
+            raise TypeError(f"shardings: the rule for {pattern!r} must be a PartitionSpec or made by `fully`, got {rule!r}")
     flat = trees.flatten(tree)
-    used: set[str] = set()
+    params = trees.flatten(tree.params) if isinstance(tree, TrainState) else {}
+    taken: dict[str, dict[str, PartitionSpec]] = {pattern: {} for pattern in rules}
 
     def of(path, leaf):
         for pattern, rule in rules.items():
             if trees.matches(path, pattern):
-                used.add(pattern)
-                spec = rule if isinstance(rule, PartitionSpec) else rule(path, leaf)(mesh)
-                return NamedSharding(mesh, _fitting(path, leaf, spec, mesh))
+                is_spec = isinstance(rule, PartitionSpec)
+                taken[pattern][path] = _fitting(path, leaf, rule, mesh, params) if is_spec else rule(path, leaf, mesh)
+                return NamedSharding(mesh, taken[pattern][path])
         return NamedSharding(mesh, PartitionSpec())
 
     found = [of(path, leaf) for path, leaf in flat.items()]
-    unused = [pattern for pattern in rules if pattern not in used]
-    if unused:
-        raise ValueError(f"shardings: no path contains {unused[0]!r}; there are {', '.join(list(flat)[:8])}")
+    for pattern, rule in rules.items():
+        _require_use(pattern, rule, flat, taken)
     return jax.tree.unflatten(jax.tree.structure(tree), found)
 
 
-def _fitting(path: str, leaf, spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
+def _require_use(pattern: str, rule, flat, taken) -> None:
+    cut = any(_names(entry) for spec in taken[pattern].values() for entry in spec)
+    if taken[pattern] and (cut or rule == PartitionSpec()):
+        return
+    if taken[pattern]:
+        path = max(taken[pattern], key=lambda path: math.prod(flat[path].shape))
+        why = "the devices divide none of its axes, or it has too few numbers"
+        if isinstance(rule, PartitionSpec):
+            why = f"{rule} is for more axes, or for the shape of a parameter"
+        largest = f"{path} {tuple(flat[path].shape)}"
+        raise ValueError(f"shardings: {pattern!r} cuts nothing; the largest of what it takes is {largest}: {why}")
+    for path in flat:
+        if trees.matches(path, pattern):
+            earlier = next(other for other, specs in taken.items() if path in specs)
+            raise ValueError(f"shardings: {pattern!r} takes nothing: {earlier!r}, which comes first, has taken {path}")
+    raise ValueError(f"shardings: no path contains {pattern!r}; there are {', '.join(list(flat)[:8])}")
+
+
+def _fitting(path: str, leaf, spec: PartitionSpec, mesh: Mesh, params: Mapping[str, Any]) -> PartitionSpec:
     shape = tuple(leaf.shape)
-    if len(spec) > len(shape):
+    parts = [_parts(path, _names(entry), mesh) for entry in spec]
+    names = path.split("/")
+    within = ("/".join(names[i:j]) for i in range(len(names)) for j in range(i + 1, len(names) + 1))
+    owner = max((name for name in within if name in params), key=len, default=None)
+    if len(spec) > len(shape) or (owner is not None and shape != tuple(params[owner].shape)):
         return PartitionSpec()
-    for length, entry in zip(shape, spec, strict=False):
-        names = _names(entry)
-        unknown = [name for name in names if name not in mesh.shape]
-        if unknown:
-            raise ValueError(f"shardings: {path}: the mesh has no axis {unknown[0]!r}, but {', '.join(mesh.shape)}")
-        parts = math.prod(mesh.shape[name] for name in names)
-        if length % parts:
-            raise ValueError(f"shardings: {path} {shape}: {parts} devices do not divide its axis of {length}")
+    for length, n in zip(shape, parts, strict=False):
+        if length % n:
+            raise ValueError(f"shardings: {path} {shape}: {n} devices do not divide its axis of {length}")
     return spec
+
+
+def _parts(path: str, names: tuple[str, ...], mesh: Mesh) -> int:
+    """Into how many an axis is cut along these axes of the mesh."""
+    for name in names:
+        if name not in mesh.shape:
+            raise ValueError(f"shardings: {path}: the mesh has no axis {name!r}, but {', '.join(mesh.shape)}")
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def _names(entry) -> tuple[str, ...]:

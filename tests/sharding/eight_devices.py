@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -95,7 +96,7 @@ def test_every_device_computes_its_part_of_each_chunk_of_the_cross_entropy(spec,
 
     value_and_grad = jax.jit(jax.value_and_grad(mean, (0, 1)), out_shardings=(None, tuple(lies[:2])))
     compiled = value_and_grad.lower(*jax.device_put((x, w, target), tuple(lies))).compile()
-    products = re.findall(r"= f32\[(\d+),(\d+)\]\S* dot\(", compiled.as_text())
+    products = re.findall(r"= f32\[(\d+),(\d+)\]\S* dot\(", str(compiled.as_text()))
     # logits, gradients of x and of w: of whole chunks, and of the 8 rows that 13 steps leave
     of_rows = {(rows // 8, n) for rows in (chunk, 8) for n in (classes, width)}
     assert {tuple(map(int, shape)) for shape in products} <= of_rows | {(width, classes), (classes, width)}
@@ -167,7 +168,7 @@ def test_segments_leave_the_state_where_the_rules_put_it(tmp_path, caplog):
     axes, rules = LAYOUTS["data x tensor"]
     mesh, rules = sharding.mesh(**axes), rules("mlp")
     training = sharding.shard(jnn.training(jnn.supervised(model, jnn.losses.softmax_cross_entropy), OPTIMIZER), mesh, rules)
-    options = {"eval_data": None, "eval_every": None}
+    options: dict = {"eval_data": None, "eval_every": None}
     with caplog.at_level("WARNING", "jax"), jax.log_compiles():
         whole = going(training, **options).train_state
     assert caplog.text.count("Finished XLA compilation of jit(advance)") == 1
@@ -245,12 +246,47 @@ def test_the_devices_fill_the_mesh(raises):
         ({"w": P("data")}, "shardings: up/w (6, 16): 4 devices do not divide its axis of 6"),
         ({"w": P(None, ("data", "model")), "b": P("data")}, "shardings: up/b (6,): 4 devices do not divide its axis of 6"),
         ({"up/w": P(), "uup": P()}, "shardings: no path contains 'uup'; there are up/b, up/w"),
+        ({"up": P(), "up/w": P()}, "shardings: 'up/w' takes nothing: 'up', which comes first, has taken up/w"),
+        ({"w": sharding.fully("fsdp")}, "shardings: up/w: the mesh has no axis 'fsdp', but data, model"),
+        ({"b": P(None, "expert")}, "shardings: up/b: the mesh has no axis 'expert', but data, model"),
+        (
+            {"up/w": P(None, None, "model")},
+            "shardings: 'up/w' cuts nothing; the largest of what it takes is up/w (6, 16): "
+            f"{P(None, None, 'model')} is for more axes, or for the shape of a parameter",
+        ),
+        (
+            {"*": sharding.fully("data")},
+            "shardings: '*' cuts nothing; the largest of what it takes is up/w (6, 16): "
+            "the devices divide none of its axes, or it has too few numbers",
+        ),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(raises, rules, message):
     tree = {"up": {"w": jax.ShapeDtypeStruct((6, 16), jnp.float32), "b": jax.ShapeDtypeStruct((6,), jnp.float32)}}
     with raises(ValueError, message):
         sharding.shardings(tree, sharding.mesh(data=4, model=2), rules)
+
+
+@pytest.mark.parametrize("rule", ["data", None, ["data"]])
+def test_a_rule_is_a_spec(raises, rule):
+    with raises(TypeError, f"shardings: the rule for 'w' must be a PartitionSpec or made by `fully`, got {rule!r}"):
+        sharding.shardings({"w": jnp.ones(8)}, sharding.mesh(data=8), {"w": rule})
+
+
+# a memory as long as the axis of down/w that is cut; averages over the rows and over the columns
+@pytest.mark.parametrize("optimizer", [jnn.optim.lbfgs(memory=16), optax.adafactor(0.1, min_dim_size_to_factor=4)])
+def test_a_spec_is_for_what_has_the_shape_of_the_parameter(optimizer):
+    mesh, specs = sharding.mesh(data=1, model=8), {"up/w": P(None, "model"), "down/w": P("model")}
+    objective = jnn.supervised(MODEL, jnn.losses.softmax_cross_entropy)
+    state = jax.eval_shape(jnn.training(objective, optimizer).init, KEY, DATA)
+    placed = jax.tree.leaves(sharding.shardings(state, mesh, specs))
+    params, others = jnn.tree.flatten(state.params), 0
+    for (path, leaf), lies in zip(jnn.tree.flatten(state).items(), placed, strict=True):
+        name = "/".join(path.split("/")[-2:])
+        alike = name in specs and leaf.shape == params[name].shape
+        others += name in specs and not alike
+        assert lies.spec == (specs[name] if alike else P()), path
+    assert others
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(raises):
