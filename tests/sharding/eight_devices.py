@@ -292,3 +292,14 @@ def test_a_spec_is_for_what_has_the_shape_of_the_parameter(optimizer):
 def test_a_batch_that_the_devices_do_not_divide_is_refused(raises):
     with raises(ValueError, "shard: 8 devices do not divide a batch of 12 examples"):
         jnn.fit(sharded("mlp", "data parallel"), DATA, key=KEY, steps=1, batch_size=12)
+
+
+def test_a_stream_wants_a_sharding_that_divides_its_batches(raises):
+    mesh = sharding.mesh(data=4, model=2)
+    for spec, parts in ((P(("data", "model")), 8), (P("data"), 4)):
+        with raises(ValueError, f"stream: {parts} devices do not divide a batch of 14 examples"):
+            jnn.data.stream(DATA[0], batch_size=14, sharding=jax.NamedSharding(mesh, spec))
+    with raises(TypeError, "stream: sharding must be a NamedSharding of a batch, got Mesh"):
+        jnn.data.stream(DATA[0], batch_size=16, sharding=mesh)
+    for spec in (P(), P("model")):
+        jnn.data.stream(DATA[0], batch_size=14, sharding=jax.NamedSharding(mesh, spec))
