@@ -1,7 +1,6 @@
 """Losses `(prediction, target) -> losses`: they reduce the last axis and nothing else, so that there is one number per
 example (or per time step, or per pixel). Computed in float32 or better."""
 
-import functools
 import math
 
 import jax
@@ -119,8 +118,11 @@ def _(primals, tangents):
     float16 has not the range of a mean's gradient."""
     (x, w), (dx, dw) = primals, tangents
     dtype = x.dtype if x.dtype == jnp.bfloat16 else wide(x.dtype)
-    product = functools.partial(jnp.matmul, preferred_element_type=dtype)
-    return _wide_product(x, w), (product(dx, w) + product(x, dw)).astype(wide(x.dtype))
+
+    def product(x, w):
+        return jnp.matmul(x, w, preferred_element_type=dtype).astype(wide(x.dtype))
+
+    return _wide_product(x, w), product(dx, w) + product(x, dw)
 
 
 def sigmoid_cross_entropy(prediction, target):

@@ -99,7 +99,7 @@ def _fitting(path: str, leaf, spec: PartitionSpec, mesh: Mesh, params: Mapping[s
     shape = tuple(leaf.shape)
     parts = [_parts(path, _names(entry), mesh) for entry in spec]
     names = path.split("/")
-    within = ("/".join(names[i:j]) for i in range(len(names)) for j in range(i + 1, len(names) + 1))
+    within = ("/".join(names[i:j]) for i in reversed(range(len(names))) for j in range(i + 1, len(names) + 1))
     owner = max((name for name in within if name in params), key=len, default=None)
     if len(spec) > len(shape) or (owner is not None and shape != tuple(params[owner].shape)):
         return PartitionSpec()

@@ -16,6 +16,7 @@ from experiments import pretrain_gpt
 from jnn import checkpoints, sharding
 from jnn.checkpoints import Checkpoints
 from jnn.runs import DivergedError, run
+from jnn.types import TrainState
 
 KEY, STEPS = jax.random.key(3), 12
 rng = np.random.default_rng(0)
@@ -84,7 +85,7 @@ def test_the_losses_are_those_of_one_device_and_the_parameters_are_split(alone, 
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("spec", "time"), [(P(), 13), (P("data"), 12)])
+@pytest.mark.parametrize(("spec", "time"), [(P(), 13), pytest.param(P("data"), 12, marks=pytest.mark.slow)])
 def test_every_device_computes_its_part_of_each_chunk_of_the_cross_entropy(spec, time):
     mesh, classes, width, chunk = sharding.mesh(data=8), 40, 24, 16
     x, w = rng.normal(size=(8, time, width)).astype(np.float32), rng.normal(size=(width, classes)).astype(np.float32)
@@ -287,6 +288,14 @@ def test_a_spec_is_for_what_has_the_shape_of_the_parameter(optimizer):
         others += name in specs and not alike
         assert lies.spec == (specs[name] if alike else P()), path
     assert others
+
+
+def test_the_paths_of_parameters_in_a_tuple_are_numbers():
+    params = jnp.ones(3), jnp.ones((8, 6))
+    state = TrainState(params, {}, ({"average": params},), KEY, jnp.zeros((), jnp.int32))
+    rule = P("model")
+    placed = sharding.shardings(state, sharding.mesh(data=2, model=4), {"average/1": rule})
+    assert [lies.spec for lies in placed.opt_state[0]["average"]] == [P(), rule]
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(raises):
