@@ -37,12 +37,12 @@ def model_of(preset: Preset, vocabulary: int, **options):
     return jnn.models.gpt(vocabulary, preset.window, **shape, **options)
 
 
-def training_of(preset: Preset, vocabulary: int, steps: int, dtype) -> jnn.Training:
-    """steps: updates. Weight decay of 0.1 for matrices alone."""
+def training_of(preset: Preset, vocabulary: int, steps: int, dtype, parts: int = 1) -> jnn.Training:
+    """steps: updates; parts: into which a batch is cut. Weight decay of 0.1 for matrices alone."""
 
     def loss(prediction, target):
         x, head = prediction
-        return jnn.losses.linear_cross_entropy((x.astype(dtype), head), target)
+        return jnn.losses.linear_cross_entropy((x.astype(dtype), head), target, chunk=1024 * parts)
 
     objective = jnn.supervised(jnn.precision(model_of(preset, vocabulary, logits=False, remat=True), dtype), loss)
     schedule = jnn.schedules.warmup_cosine(preset.rate, steps // 50, steps, final=0.1 * preset.rate)

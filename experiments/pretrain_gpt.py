@@ -93,7 +93,7 @@ def main(arguments=None):
 
     rules = (RULES if model > 1 else {}) | ({} if options.whole else {"*": sharding.fully("data")})
     cut = NamedSharding(mesh, PartitionSpec("data"))
-    training = sharding.shard(training_of(preset, vocabulary, updates, dtype), mesh, rules, batch=cut.spec)
+    training = sharding.shard(training_of(preset, vocabulary, updates, dtype, data), mesh, rules, batch=cut.spec)
     source = grain.MapDataset.range(learned).map(windows.__getitem__)
     stream = jnn.data.stream(source, batch_size=preset.batch, seed=options.seed, sharding=cut)
     evaluation = {"eval_data": held_out, "eval_every": max(steps // 20, 1)}

@@ -74,6 +74,7 @@ def linear_cross_entropy(prediction, target, *, smoothing=None, chunk: int = 102
     prediction: (x, w) or (x, w, b), what the head of a network is made of instead of what it returns, as
         `models.gpt(..., logits=False)` gives it; b (classes,).
     target, smoothing: as in `softmax_cross_entropy`.
+    chunk: of all devices together, where x is cut over several; a multiple of their number.
     """
     if not isinstance(prediction, tuple | list) or len(prediction) not in (2, 3):
         raise ValueError("linear_cross_entropy: prediction must be (x, w) or (x, w, b), not the logits x @ w + b")
@@ -90,7 +91,7 @@ def linear_cross_entropy(prediction, target, *, smoothing=None, chunk: int = 102
 
     @jax.checkpoint
     def part(x, target):
-        logits = jnp.matmul(x, w.astype(x.dtype), preferred_element_type=w.dtype)
+        logits = _wide_product(x, w.astype(x.dtype)).astype(w.dtype)
         logits = logits + b[0] if b else logits
         return softmax_cross_entropy(logits, target, smoothing=smoothing)
 
@@ -98,10 +99,30 @@ def linear_cross_entropy(prediction, target, *, smoothing=None, chunk: int = 102
     rows = x.reshape(examples, x.shape[-1])
     targets = target.reshape(examples, *(() if by_index else target.shape[-1:]))
     cut = examples // chunk * chunk
-    in_chunks = [a[:cut].reshape(examples // chunk, chunk, *a.shape[1:]) for a in (rows, targets)]
-    losses = jax.lax.map(lambda some: part(*some), in_chunks).reshape(cut)
+    # each chunk has rows from all over the batch: where it is cut over devices, all of them work on every chunk
+    in_chunks = [a[:cut].reshape(chunk, examples // chunk, *a.shape[1:]).swapaxes(0, 1) for a in (rows, targets)]
+    losses = jax.lax.map(lambda some: part(*some), in_chunks).swapaxes(0, 1).reshape(cut)
     rest = part(rows[cut:], targets[cut:])
     return jnp.concatenate([losses, rest]).reshape(x.shape[:-1])
+
+
+@jax.custom_jvp
+def _wide_product(x, w):
+    """x @ w, summed and returned in float32 or better."""
+    return jnp.matmul(x, w, preferred_element_type=wide(x.dtype))
+
+
+@_wide_product.defjvp
+def _(primals, tangents):
+    """Products of the backward pass are bfloat16 where x is, and not of a float32 gradient, which costs several times as much.
+    float16 has not the range of a mean's gradient."""
+    (x, w), (dx, dw) = primals, tangents
+    dtype = x.dtype if x.dtype == jnp.bfloat16 else wide(x.dtype)
+
+    def product(x, w):
+        return jnp.matmul(x, w, preferred_element_type=dtype).astype(wide(x.dtype))
+
+    return _wide_product(x, w), product(dx, w) + product(x, dw)
 
 
 def sigmoid_cross_entropy(prediction, target):

@@ -1,5 +1,6 @@
 """Every loss is a row of CASES, and every property below holds for every row."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -387,6 +388,37 @@ def test_a_large_vocabulary_is_never_held_whole_and_gives_the_same(key):
     chex.assert_trees_all_close(chunked(x, w), plain(x, w), rtol=1e-6, atol=1e-6)
     needs = [f.lower(x, w).compile().memory_analysis().temp_size_in_bytes for f in (chunked, plain)]
     assert needs[0] < 4 * tokens * vocabulary < needs[1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dtypes", "of"),
+    # in float16 the gradient of x is too small to be exact; that of w need not be
+    [("bfloat16", {("bf16", "bf16")}, (0, 1)), ("float16", {("f16", "f16"), ("f32", "f32")}, (1,))],
+)
+def test_a_narrow_dtype_makes_the_products_of_a_large_vocabulary_quick_and_its_loss_no_worse(key, dtype, dtypes, of):
+    width, vocabulary, tokens = 16, 200, 96
+    x = (8 * jax.random.normal(key, (tokens, width))).astype(dtype)
+    w = jax.random.normal(jax.random.fold_in(key, 1), (width, vocabulary))
+    target = jax.random.randint(jax.random.fold_in(key, 2), (tokens,), 0, vocabulary)
+
+    def chunked(x, w):
+        return losses.linear_cross_entropy((x, w), target, chunk=32)
+
+    def exact(x, w):
+        return losses.softmax_cross_entropy(jnp.matmul(x, w, precision="highest"), target)
+
+    def gradient(loss):  # as in the mean over 100,000 tokens
+        return jax.jit(jax.grad(lambda x, w: 1e-5 * loss(x, w).sum(), of))
+
+    operand = r"tensor<(?:\d+x)*(\w+)>"
+    text = gradient(chunked).lower(x, w).as_text()
+    assert set(re.findall(rf"dot_general .*: \({operand}, {operand}\)", text)) == dtypes
+    rounded = x.astype(jnp.float32), w.astype(dtype).astype(jnp.float32)
+    # logits of about 32: rounded to bfloat16 they would be off by 0.1
+    np.testing.assert_allclose(chunked(x, w), exact(*rounded), rtol=1e-5, atol=1e-5)
+    for one, other in zip(gradient(chunked)(x, w), gradient(exact)(*rounded), strict=True):
+        error = jnp.linalg.norm(one.astype(jnp.float32) - other) / jnp.linalg.norm(other)
+        assert error < float(jnp.finfo(dtype).eps)
 
 
 def test_what_is_no_head_is_refused(raises):

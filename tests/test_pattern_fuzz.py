@@ -294,12 +294,16 @@ def test_shardings(case, chosen, mesh, abstract):
     for leaf, one in zip(flat.values(), first.values(), strict=True):
         rule = PartitionSpec() if one is None else told[one]
         spec = longest(leaf.shape, *rule, mesh) if isinstance(rule, tuple) else rule
-        expected.append((cut(leaf.shape, spec, mesh), trimmed(spec) if len(spec) <= leaf.ndim else []))
+        known = not isinstance(rule, tuple) or set(rule[0]) <= set(mesh.axis_names)
+        expected.append((cut(leaf.shape, spec, mesh) if known else None, trimmed(spec) if len(spec) <= leaf.ndim else []))
+    cutting = {one for one, (_, axes) in zip(first.values(), expected, strict=True) if axes}
+    cutting |= {one for one, rule in told.items() if isinstance(rule, PartitionSpec) and not trimmed(rule)}
     sound = (
         have_paths(flat)
         and no_twins(params)
         and set(told) <= set(first.values())
         and all(part is not None for part, _ in expected)
+        and set(told) <= cutting
     )
     assert (found is not None) == sound
     if found is not None:

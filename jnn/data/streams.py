@@ -1,11 +1,11 @@
 """Batches without end of more examples than memory holds, read ahead while the device computes."""
 
-import math
 import os
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jnn.data.errors import DataError
 from jnn.numbers import whole
@@ -43,7 +43,8 @@ def stream(
         beginning of the next.
     epochs: None for ever; else what is left at the end and fills no batch is dropped.
     workers: processes that read; 0 for threads, which do where reading is from files and not computing.
-    sharding: a NamedSharding of a batch, as on a mesh of several processes, where each puts its part on its own devices.
+    sharding: a NamedSharding of a batch, as on a mesh of several processes, where each puts its part on its own devices,
+        which divide a batch.
 
     A batch is a function of the seed and the step alone. So a run goes on with the very next batch from a fresh iterator, from
     any position, and with another number of workers or of processes as well.
@@ -57,10 +58,10 @@ def stream(
     seed = whole("stream", "seed", seed, least=0, most=2**32 - 1)
     if batch_size % jax.process_count():
         raise ValueError(f"stream: a batch of {batch_size} is not to be shared by {jax.process_count()} processes")
+    if not isinstance(sharding, NamedSharding | None):
+        raise TypeError(f"stream: sharding must be a NamedSharding of a batch, got {type(sharding).__name__}")
     if sharding is not None:
-        if not isinstance(sharding, jax.sharding.NamedSharding):
-            raise TypeError(f"stream: sharding is a NamedSharding of a batch, got {type(sharding).__name__}")
-        parts = math.prod(sharding.mesh.shape[name] for name in jax.tree.leaves(tuple(sharding.spec[:1])))
+        parts = sharding.mesh.size // _of_rows(sharding).shard_shape((sharding.mesh.size,))[0]
         if batch_size % parts:
             raise ValueError(f"stream: {parts} devices do not divide a batch of {batch_size} examples")
     if epochs is not None and whole("stream", "epochs", epochs) * len(source) < batch_size:
@@ -172,10 +173,13 @@ def _part(stream: Stream) -> tuple[int, int]:
     where a layer is cut over both, read the same part."""
     if stream.sharding is None:
         return jax.process_index(), jax.process_count()
-    rows = jax.sharding.NamedSharding(stream.sharding.mesh, jax.sharding.PartitionSpec(*stream.sharding.spec[:1]))
-    found = rows.addressable_devices_indices_map((stream.batch_size,)).values()
+    found = _of_rows(stream.sharding).addressable_devices_indices_map((stream.batch_size,)).values()
     spans = {index[0].indices(stream.batch_size)[:2] for index in found if index}
     low, high = min(spans)[0], max(spans)[1]
     if sum(stop - start for start, stop in spans) != high - low or low % (high - low):
         raise ValueError("stream: the rows of a batch on the devices of one process do not follow each other")
     return low // (high - low), stream.batch_size // (high - low)
+
+
+def _of_rows(sharding: NamedSharding) -> NamedSharding:
+    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))

@@ -82,7 +82,12 @@ def _mixture_jvp(primals, tangents):
     q, k, v, visible = primals
     d_q, d_k, d_v, _ = tangents
     dtype = wide(q.dtype)
-    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+    # so that of bfloat16 the backward pass has products of bfloat16 as well; float16 has not the range
+    narrow = q.dtype if q.dtype == jnp.bfloat16 else dtype
+
+    def product(names, *factors):
+        return jnp.einsum(names, *factors, preferred_element_type=narrow).astype(dtype)
+
     y, weights, factor = _unnormalized(q, k, v, visible)
     d_scores = product("...gqd,...kd->...gqk", d_q, k) + product("...gqd,...kd->...gqk", q, d_k)
     # less the weighted mean, as the weights' sum stays what it is

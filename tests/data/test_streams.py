@@ -219,7 +219,7 @@ MESH = AbstractMesh((3, 2), ("a", "b"))
         ([1], {"seed": -1}, ValueError, "stream: seed must be at least 0, got -1"),
         ([1], {"seed": 2**32}, ValueError, "stream: seed must be at most 4294967295, got 4294967296"),
         ([1, 2, 3], {"epochs": 1}, ValueError, "stream: 1 x 3 examples fill no batch of 4"),
-        ([1], {"sharding": MESH}, TypeError, "stream: sharding is a NamedSharding of a batch, got AbstractMesh"),
+        ([1], {"sharding": MESH}, TypeError, "stream: sharding must be a NamedSharding of a batch, got AbstractMesh"),
         ([1], {"sharding": NamedSharding(MESH, P("a"))}, ValueError, "stream: 3 devices do not divide a batch of 4 examples"),
         (
             [1],

@@ -332,6 +332,23 @@ def test_decoding_in_a_scan_compiles_once_and_equals_the_full_pass(key):
     chex.assert_trees_all_close(state, end, rtol=1e-5, atol=1e-5)
 
 
+def test_in_bfloat16_the_products_of_the_backward_pass_are_bfloat16(key):
+    q, k, v, pull = jax.random.normal(key, (4, 2, 12, 3, 8)).astype(jnp.bfloat16)
+
+    def gradients(*of):
+        return jax.grad(
+            lambda *of: jnp.sum((attend_plainly(*of, None) * pull.astype(of[0].dtype)).astype(jnp.float32)), (0, 1, 2)
+        )(*of)
+
+    operand = r"tensor<(?:\d+x)*(\w+)>"
+    products = re.findall(rf"dot_general .*: \({operand}, {operand}\)", jax.jit(gradients).lower(q, k, v).as_text())
+    assert set(products) == {("bf16", "bf16")}
+    exact = gradients(*(a.astype(jnp.float32) for a in (q, k, v)))
+    for found, expected in zip(gradients(q, k, v), exact, strict=True):
+        error = jnp.linalg.norm(found.astype(jnp.float32) - expected) / jnp.linalg.norm(expected)
+        assert error < float(jnp.finfo(jnp.bfloat16).eps)
+
+
 def test_decoding_in_bfloat16_keeps_a_float32_cache(key):
     x = jax.random.normal(key, (2, 6, 8)).astype(jnp.bfloat16)
     layer, decoder = (jnn.attention(2, causal=True, cache=cache) for cache in (None, 6))

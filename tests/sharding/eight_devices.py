@@ -1,11 +1,13 @@
 """Sharded runs beside those of one device. Run by test_sharding in a process of its own, which simulates 8 devices."""
 
 import functools
+import re
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from experiments import gpts
 from jnn import checkpoints, sharding
 from jnn.checkpoints import Checkpoints
 from jnn.runs import DivergedError, run
+from jnn.types import TrainState
 
 KEY, STEPS = jax.random.key(3), 12
 rng = np.random.default_rng(0)
@@ -85,6 +88,29 @@ def test_the_losses_are_those_of_one_device_and_the_parameters_are_split(alone, 
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("spec", "time"), [(P(), 13), pytest.param(P("data"), 12, marks=pytest.mark.slow)])
+def test_every_device_computes_its_part_of_each_chunk_of_the_cross_entropy(spec, time):
+    mesh, classes, width, chunk = sharding.mesh(data=8), 40, 24, 16
+    x, w = rng.normal(size=(8, time, width)).astype(np.float32), rng.normal(size=(width, classes)).astype(np.float32)
+    target = rng.integers(0, classes, x.shape[:-1])
+    lies = [jax.NamedSharding(mesh, part) for part in (P("data"), spec, P("data"))]
+
+    def mean(x, w, target):
+        return jnn.losses.linear_cross_entropy((x, w), target, chunk=chunk).mean()
+
+    value_and_grad = jax.jit(jax.value_and_grad(mean, (0, 1)), out_shardings=(None, tuple(lies[:2])))
+    compiled = value_and_grad.lower(*jax.device_put((x, w, target), tuple(lies))).compile()
+    products = re.findall(r"= f32\[(\d+),(\d+)\]\S* dot\(", str(compiled.as_text()))
+    # logits, gradients of x and of w: of whole chunks, and of the 8 rows that 13 steps leave
+    of_rows = {(rows // 8, n) for rows in (chunk, 8) for n in (classes, width)}
+    assert {tuple(map(int, shape)) for shape in products} <= of_rows | {(width, classes), (classes, width)}
+    assert (str(chunk // 8), str(classes)) in products
+    found = compiled(*jax.device_put((x, w, target), tuple(lies)))
+    plain = jax.value_and_grad(lambda x, w: jnn.losses.softmax_cross_entropy(x @ w, target).mean(), (0, 1))(x, w)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_the_global_norm_is_that_of_all_devices():
     mesh = sharding.mesh(data=8)
     grads = {"w": np.arange(16, dtype=np.float32).reshape(8, 2), "b": np.full(3, 4.0, np.float32)}
@@ -136,6 +162,25 @@ def test_a_run_on_a_mesh_is_stopped_and_goes_on_bit_by_bit_and_on_other_meshes(a
     objective = jnn.supervised(MODEL, jnn.losses.softmax_cross_entropy)
     end = jnn.evaluate(objective, found.train_state.params, found.train_state.state, EVAL)
     np.testing.assert_allclose(whole.history["eval"]["loss"][-1], end["loss"], rtol=1e-5)
+
+
+def test_segments_leave_the_state_where_the_rules_put_it(tmp_path, caplog):
+    # of these widths XLA would cut down/w over the batch's axis as well
+    model = jnn.serial(
+        up=jnn.dense(64), relu=jnn.activations.relu, norm=jnn.batch_norm(), down=jnn.dense(48), head=jnn.dense(3)
+    )
+    axes, rules = LAYOUTS["data x tensor"]
+    mesh, rules = sharding.mesh(**axes), rules("mlp")
+    training = sharding.shard(jnn.training(jnn.supervised(model, jnn.losses.softmax_cross_entropy), OPTIMIZER), mesh, rules)
+    options: dict = {"eval_data": None, "eval_every": None}
+    with caplog.at_level("WARNING", "jax"), jax.log_compiles():
+        whole = going(training, **options).train_state
+    assert caplog.text.count("Finished XLA compilation of jit(advance)") == 1
+    placed = jax.tree.leaves(sharding.shardings(whole, mesh, rules))
+    for leaf, lies in zip(jax.tree.leaves(whole), placed, strict=True):
+        assert leaf.sharding.is_equivalent_to(lies, leaf.ndim)
+    going(training, steps=5, folder=tmp_path, **options)
+    assert_same_bits(going(training, folder=tmp_path, **options).train_state, whole)
 
 
 def test_a_checkpoint_of_eight_devices_is_read_on_any(tmp_path):
@@ -205,11 +250,21 @@ def test_the_devices_fill_the_mesh(raises):
         ({"w": P("data")}, "shardings: up/w (6, 16): 4 devices do not divide its axis of 6"),
         ({"w": P(None, ("data", "model")), "b": P("data")}, "shardings: up/b (6,): 4 devices do not divide its axis of 6"),
         ({"up/w": P(), "uup": P()}, "shardings: no path contains 'uup'; there are up/b, up/w"),
-        ({"up": P(), "w": P()}, "shardings: the patterns before it take all that 'w' would"),
-        ({"b": P("expert", None)}, "shardings: up/b: the mesh has no axis 'expert', but data, model"),
+        ({"up": P(), "up/w": P()}, "shardings: 'up/w' takes nothing: 'up', which comes first, has taken up/w"),
+        ({"w": sharding.fully("fsdp")}, "shardings: up/w: the mesh has no axis 'fsdp', but data, model"),
         ({"w": P("model", ("model",))}, "shardings: up/w: P('model', 'model') names the axis 'model' twice"),
         ({"w": P(P.UNCONSTRAINED)}, "shardings: up/w: the mesh has no axis UNCONSTRAINED, but data, model"),
-        ({"w": sharding.fully("expert", least=1)}, "shardings: up/w: the mesh has no axis 'expert', but data, model"),
+        ({"b": P(None, "expert")}, "shardings: up/b: the mesh has no axis 'expert', but data, model"),
+        (
+            {"up/w": P(None, None, "model")},
+            "shardings: 'up/w' cuts nothing; the largest of what it takes is up/w (6, 16): "
+            f"{P(None, None, 'model')} is for more axes, or for the shape of a parameter",
+        ),
+        (
+            {"*": sharding.fully("data")},
+            "shardings: '*' cuts nothing; the largest of what it takes is up/w (6, 16): "
+            "the devices divide none of its axes, or it has too few numbers",
+        ),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(raises, rules, message):
@@ -226,8 +281,8 @@ MESHES = [{"data": 8}, {"data": 4, "model": 2}, {"model": 8, "data": 1}, {"model
 def test_each_device_holds_the_part_that_a_spec_says(shape, spec, axes):
     mesh, array = sharding.mesh(**axes), np.arange(np.prod(shape)).reshape(shape).astype(np.float32)
     part = cut(array.shape, spec, mesh)
-    if part is None:
-        with pytest.raises(ValueError, match=r"^shardings: a/w"):
+    if part is None or (any(axes_of(spec)) and len(spec) > len(shape)):
+        with pytest.raises(ValueError, match="^shardings: (a/w|'w' cuts nothing)"):
             sharding.shardings({"a": {"w": array}}, mesh, {"w": spec})
         return
     lying = jax.device_put(array, sharding.shardings({"a": {"w": array}}, mesh, {"w": spec})["a"]["w"])
@@ -244,11 +299,47 @@ def test_each_device_holds_the_part_that_a_spec_says(shape, spec, axes):
         np.testing.assert_array_equal(shards[mesh.devices[place]], expected)
 
 
-def test_what_is_no_rule_is_refused(raises):
-    with raises(TypeError, "shardings: rules are patterns to PartitionSpecs or `fully`, got 'w': ('data',)"):
-        sharding.shardings({"w": np.ones(8)}, sharding.mesh(data=8), {"w": ("data",)})
+@pytest.mark.parametrize("rule", ["data", None, ["data"]])
+def test_a_rule_is_a_spec(raises, rule):
+    with raises(TypeError, f"shardings: rules are patterns to PartitionSpecs or `fully`, got 'w': {rule!r}"):
+        sharding.shardings({"w": jnp.ones(8)}, sharding.mesh(data=8), {"w": rule})
+
+
+# a memory as long as the axis of down/w that is cut; averages over the rows and over the columns
+@pytest.mark.parametrize("optimizer", [jnn.optim.lbfgs(memory=16), optax.adafactor(0.1, min_dim_size_to_factor=4)])
+def test_a_spec_is_for_what_has_the_shape_of_the_parameter(optimizer):
+    mesh, specs = sharding.mesh(data=1, model=8), {"up/w": P(None, "model"), "down/w": P("model")}
+    objective = jnn.supervised(MODEL, jnn.losses.softmax_cross_entropy)
+    state = jax.eval_shape(jnn.training(objective, optimizer).init, KEY, DATA)
+    placed = jax.tree.leaves(sharding.shardings(state, mesh, specs))
+    params, others = jnn.tree.flatten(state.params), 0
+    for (path, leaf), lies in zip(jnn.tree.flatten(state).items(), placed, strict=True):
+        name = "/".join(path.split("/")[-2:])
+        alike = name in specs and leaf.shape == params[name].shape
+        others += name in specs and not alike
+        assert lies.spec == (specs[name] if alike else P()), path
+    assert others
+
+
+def test_the_paths_of_parameters_in_a_tuple_are_numbers():
+    params = jnp.ones(3), jnp.ones((8, 6))
+    state = TrainState(params, {}, ({"average": params},), KEY, jnp.zeros((), jnp.int32))
+    rule = P("model")
+    placed = sharding.shardings(state, sharding.mesh(data=2, model=4), {"average/1": rule})
+    assert [lies.spec for lies in placed.opt_state[0]["average"]] == [P(), rule]
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(raises):
     with raises(ValueError, "shard: 8 devices do not divide a batch of 12 examples"):
         jnn.fit(sharded("mlp", "data parallel"), DATA, key=KEY, steps=1, batch_size=12)
+
+
+def test_a_stream_wants_a_sharding_that_divides_its_batches(raises):
+    mesh = sharding.mesh(data=4, model=2)
+    for spec, parts in ((P(("data", "model")), 8), (P("data"), 4)):
+        with raises(ValueError, f"stream: {parts} devices do not divide a batch of 14 examples"):
+            jnn.data.stream(DATA[0], batch_size=14, sharding=jax.NamedSharding(mesh, spec))
+    with raises(TypeError, "stream: sharding must be a NamedSharding of a batch, got Mesh"):
+        jnn.data.stream(DATA[0], batch_size=16, sharding=mesh)
+    for spec in (P(), P("model")):
+        jnn.data.stream(DATA[0], batch_size=14, sharding=jax.NamedSharding(mesh, spec))
