@@ -7,7 +7,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,10 +99,10 @@ class Writer:
         self._began = 0.0
         manifests.make_folder(Path(kept.folder))
         if processes.is_first():
-            self._lock = _locked(Path(kept.folder))
-            for path in _folders(Path(kept.folder)):
-                if _is_left(path):
-                    files.remove(path)
+            with _closed_by_errors(_locked(Path(kept.folder))) as self._lock:
+                for path in _folders(Path(kept.folder)):
+                    if _is_left(path):
+                        files.remove(path)
 
     def save(self, step: int, tree, about: Mapping[str, Any]) -> None:
         """Returns when the arrays are copied; `tree` may be donated then. Waits for the save before, and raises its error."""
@@ -229,7 +229,19 @@ def _locked(folder: Path):
         raise CheckpointError(f"{folder}: another run writes its checkpoints there: {holder}") from None
     except OSError:
         pass  # a file system that has no locks
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    with _closed_by_errors(file):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
     return file
+
+
+@contextmanager
+def _closed_by_errors(file):
+    """A lock would last as long as somebody holds the error, whose frames hold the file."""
+    try:
+        yield file
+    except BaseException:
+        with suppress(OSError):
+            file.close()
+        raise

@@ -166,3 +166,19 @@ def test_arrays_may_be_given_up_as_soon_as_save_returns(tmp_path):
     for step in range(3):
         loaded = checkpoints.load(checkpoints.at(tmp_path, step)).tree["a"]
         assert (loaded.min(), loaded.max()) == (2 * step, 2 * step)
+
+
+def test_a_folder_is_free_after_an_error_that_somebody_holds(tmp_path, monkeypatch):
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("socket.gethostname", fail)
+        with pytest.raises(OSError, match="No space left"):
+            Writer(Checkpoints(tmp_path))
+    (tmp_path / "000000001").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("jnn.checkpoints.files.remove", lambda path: fail())
+        with pytest.raises(OSError, match="No space left"):
+            Writer(Checkpoints(tmp_path))
+    Writer(Checkpoints(tmp_path)).close()

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.benchmarks.reliability.contestants import EVERY
 from experiments.benchmarks.reliability.trials import Trial
 
-STEPS = 60  # of a run that is killed at random
+STEPS = 300  # of a run that is killed at random: most of its time is that of steps
 
 
 def kills(name: str, work: Path, count: int, rng) -> dict:
