@@ -282,7 +282,7 @@ def test_each_device_holds_the_part_that_a_spec_says(shape, spec, axes):
     mesh, array = sharding.mesh(**axes), np.arange(np.prod(shape)).reshape(shape).astype(np.float32)
     part = cut(array.shape, spec, mesh)
     if part is None or (any(axes_of(spec)) and len(spec) > len(shape)):
-        with pytest.raises(ValueError, match="^shardings: (a/w|'w' cuts nothing)"):
+        with pytest.raises(ValueError, match=r"^shardings: (a/w|'w' cuts nothing)"):
             sharding.shardings({"a": {"w": array}}, mesh, {"w": spec})
         return
     lying = jax.device_put(array, sharding.shardings({"a": {"w": array}}, mesh, {"w": spec})["a"]["w"])
