@@ -111,6 +111,8 @@ class Writer:
         there = files.is_complete(folder)
         entries = arrays.described(tree)
         try:
+            if processes.is_first() and not there and folder.exists() and not _is_left(folder):
+                raise FileExistsError(f"{folder} is there and no checkpoint")
             if processes.is_first() and not there:
                 files.remove(folder)
                 folder.mkdir(parents=True)

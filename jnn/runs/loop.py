@@ -18,7 +18,7 @@ import numpy as np
 
 from jnn import checkpoints
 from jnn import tree as trees
-from jnn.checkpoints import CheckpointError, Checkpoints, DamagedError, files, manifests, processes
+from jnn.checkpoints import Checkpoints, DamagedError, files, manifests, processes
 from jnn.checkpoints.series import Writer, checked
 from jnn.closures import holds_tracer
 from jnn.data.streams import Stream
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 class DivergedError(RuntimeError):
-    """A loss that is not finite, or above the limit."""
+    """A loss that is not finite, or above the limit, or parameters that are not finite. step: the first that may be it."""
 
     def __init__(self, message: str, step: int, path: str, folder: Path | None):
         super().__init__(message)
@@ -203,12 +203,12 @@ class Live:
         """Of the best evaluation whose checkpoint is whole."""
         for i in self.record.ranked(self.plan.metric, self.plan.largest):
             at = checkpoints.at(folder, self.plan.begun + self.plan.spacing * (i + 1))
+            if not files.is_complete(at):  # not kept
+                continue
             try:
                 return checkpoints.load(at, like(manifests.read(at), self.train_state)).tree["train_state"]
             except DamagedError as error:
                 warnings.warn(f"{error}; taking the next best", RuntimeWarning, stacklevel=2)
-            except CheckpointError:
-                pass  # not kept
         return None
 
     def _diverged(self, first: int, losses) -> DivergedError:
@@ -217,7 +217,11 @@ class Live:
         loss = float(losses[0])
         if not self._source.seekable:
             at = "what was not finite is not known, as the stream cannot be read again"
-            return DivergedError(f"run: the loss of step {first} is {loss:g}; {at}", first, "", None)
+            if len(losses) > 1:
+                what = f"the parameters are not finite after the steps {first} to {first + len(losses) - 1}"
+            else:
+                what = f"the loss of step {first} is {loss:g}"
+            return DivergedError(f"run: {what}; {at}", first, "", None)
         if self._writer is not None:
             self._writer.wait()
         self.train_state, position = self._safe or self._resumed() or (self.plan.begin(), None)
@@ -229,7 +233,7 @@ class Live:
         for bad, one in enumerate(losses, first):
             loss = float(one)
             path, after = segments.first_bad(self.plan.training, self.train_state, self._source.batch_at(bad))
-            if path or bad == first + len(losses) - 1:
+            if bad == first + len(losses) - 1 or segments.not_finite(after) > segments.not_finite(self.train_state):
                 break
             self.train_state = after
         folder = None
@@ -238,6 +242,7 @@ class Live:
             if not processes.of_all(files.is_complete(folder))[0]:
                 if processes.is_first():
                     files.remove(folder)  # what a killed process left
+                processes.of_all(0)  # before that none looks there
                 checkpoints.save(folder, {"train_state": self.train_state}, {"loss": str(loss), "path": path})
         cause = f"the first array that is not finite is {path}" if path else f"above the limit of {self.plan.limit:g}"
         where = f"; the state before that step is in {folder}" if folder else ""

@@ -40,6 +40,8 @@ class Record:
 
     def ranked(self, name: str, largest: bool) -> list[int]:
         """The evaluations, the best `name` ("eval/loss") first, of equal ones the first; without those that are NaN."""
+        if self.whole("eval") is None:
+            return []
         values = self.of_evaluations(name)
         order = np.argsort(-values if largest else values, kind="stable")
         return [int(i) for i in order if not np.isnan(values[i])]

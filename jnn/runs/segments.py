@@ -35,7 +35,7 @@ def advance_on(training: Training, batches, train_state, limit, steps, *, skip: 
 def _repeated(training, limit, skip, batch, train_state, rows, steps):
     step = partial(_skipping if skip else _judging, training, limit)
     shapes = jax.eval_shape(lambda state: step(state, batch(0))[1], train_state)
-    bad = _not_finite(train_state)
+    bad = not_finite(train_state)
 
     def body(i, both):
         train_state, found = both
@@ -46,14 +46,14 @@ def _repeated(training, limit, skip, batch, train_state, rows, steps):
     train_state, (metrics, *good) = jax.lax.fori_loop(0, steps, body, (train_state, found))
     # judged behind the loop: within it, another use of the loss can change how XLA fuses a step, and so its last bits
     good = good[0] if skip else _is_good(metrics["loss"], limit)
-    return train_state, metrics, good, _not_finite(train_state) <= bad
+    return train_state, metrics, good, not_finite(train_state) <= bad
 
 
 def _is_good(loss, limit):
     return jnp.isfinite(loss) & (loss <= limit)
 
 
-def _not_finite(train_state):
+def not_finite(train_state):
     """How many numbers of the parameters and the state are not finite."""
     leaves = [a for a in jax.tree.leaves((train_state.params, train_state.state)) if jnp.issubdtype(a.dtype, jnp.inexact)]
     return sum((jnp.sum(~jnp.isfinite(a)) for a in leaves), jnp.int32(0))

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -182,3 +183,14 @@ def test_a_folder_is_free_after_an_error_that_somebody_holds(tmp_path, monkeypat
         with pytest.raises(OSError, match="No space left"):
             Writer(Checkpoints(tmp_path))
     Writer(Checkpoints(tmp_path)).close()
+
+
+def test_a_folder_of_somebody_else_is_not_written_over(tmp_path):
+    (tmp_path / "000000001").mkdir()
+    (tmp_path / "000000001" / "notes.txt").touch()
+    with closing(Writer(Checkpoints(tmp_path))) as writer:
+        with pytest.raises(CheckpointError, match="000000001 is there and no checkpoint"):
+            writer.save(1, {"a": jnp.zeros(3)}, {})
+        writer.save(2, {"a": jnp.zeros(3)}, {})
+    assert checkpoints.steps(tmp_path) == [2]
+    assert (tmp_path / "000000001" / "notes.txt").exists()

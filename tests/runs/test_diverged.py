@@ -48,6 +48,22 @@ def spoiled(at):
     return jnn.Training(ADAM.init, step)
 
 
+def test_what_was_infinite_from_the_start_is_not_blamed():
+    training = spoiled(5)
+
+    def init(key, batch):
+        return ADAM.init(key, batch)._replace(opt_state=(ADAM.init(key, batch).opt_state, jnp.inf))
+
+    def step(train_state, batch, *, train=True):
+        own, best = train_state.opt_state
+        after, metrics = training.step(train_state._replace(opt_state=own), batch, train=train)
+        return after._replace(opt_state=(after.opt_state, best)), metrics
+
+    with pytest.raises(DivergedError) as error:
+        going(jnn.Training(init, step), steps=9, segment=9)
+    assert error.value.step == 5
+
+
 @pytest.mark.parametrize("segment", [1, 4])
 def test_parameters_that_are_not_finite_are_never_kept(tmp_path, segment):
     with pytest.raises(DivergedError, match=r"step 5 is .*: the first array that is not finite is after the step/") as error:

@@ -243,6 +243,11 @@ def test_evaluations_are_counted_from_the_start(tmp_path):
         assert_same(found.best.params, going(steps=best, start=whole.train_state).train_state.params)
 
 
+def test_a_run_of_no_steps_has_no_best(tmp_path):
+    kept = Checkpoints(tmp_path, best="eval/loss")
+    assert going(steps=0, eval_data=EVAL, checkpoint=kept).best is None
+
+
 def blinded(at):
     """A training whose evaluations are NaN up to a step."""
 
